@@ -1,0 +1,1086 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The stream, compiled: straight on the descriptor, no Python between the kernel and a frame.
+
+The twin of `stream.py` and `outbox.py`: same contract, same tests; it knows nothing that they do not.  What is wrong
+with a header is told by `frame.decode_header`, so that both twins tell it in the same words.
+
+How bytes come in.   One recv per turn of the loop, into a scratch buffer that all streams of a hub share.  The first
+frame is unmasked on its way from there into the object that the handler receives: one copy.  What is left of the
+batch moves into a buffer of the stream's own (`_left`), since other greenlets run before the next read and reuse the
+scratch.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
+not with what the header claims.
+
+How bytes go out.   Straight from the message's object to the kernel if nothing waits before it; else into a queue of
+chunks (`_chunks`): small writes are copied into one chunk's buffer, large ones keep a reference.
+
+Bounds.   Every copy below names the two lengths that bound it, in a comment where they are not on the same line.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memmove
+
+import contextlib
+import os
+
+from _socket import SHUT_WR
+from gevent import get_hub
+from gevent.exceptions import BlockingSwitchOutError
+from gevent.hub import Waiter
+
+from gws.errors import HandshakeError, MessageTooBig, ProtocolError
+from gws.frame import decode_header
+from gws.outbox import AGAIN
+from gws.utf8 import not_utf8
+
+__all__ = ["Stream"]
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject **object, Py_ssize_t size) except -1
+    PyObject *PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char *text, Py_ssize_t size)
+    char *PyBytes_AS_STRING_ "PyBytes_AS_STRING"(PyObject *object)
+    PyObject *PyUnicode_New_ "PyUnicode_New"(Py_ssize_t size, int maximum)
+    int PyUnicode_Resize(PyObject **text, Py_ssize_t size) except -1
+    void *PyUnicode_DATA_ "PyUnicode_DATA"(PyObject *text)
+    object PyUnicode_DecodeUTF8(const char *data, Py_ssize_t size, const char *errors)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
+    int PyBUF_WRITE
+
+cdef extern from "greenlet/greenlet.h":
+    ctypedef struct PyGreenlet:
+        pass
+    void PyGreenlet_Import()
+    PyGreenlet *PyGreenlet_GetCurrent() except NULL
+    object PyGreenlet_Switch(PyGreenlet *greenlet, PyObject *args, PyObject *kwargs)
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int FIONREAD
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from *:
+    """
+    /* Apply the mask, 8 bytes at a time (the compiler makes vectors of it at -O3), and tell whether any byte that
+     * came out is not ASCII.  memcpy is how C spells an unaligned load.  `key` is the mask as it lies in memory,
+     * turned so that it fits the first byte; 0 just copies. */
+    #include <stdint.h>
+    #include <string.h>
+    static inline uint32_t gws_turn(const uint8_t *key, size_t offset) {
+        uint8_t turned[4];
+        uint32_t word;
+        for (int i = 0; i < 4; i++) turned[i] = key[(offset + i) & 3];
+        memcpy(&word, turned, 4);
+        return word;
+    }
+    #define GWS_HIGH 0x8080808080808080u
+    static inline int gws_mask_copy(uint8_t *restrict to, const uint8_t *restrict from, size_t size, uint32_t key) {
+        const uint64_t wide = (uint64_t)key << 32 | key;
+        uint64_t seen = 0;
+        size_t i = 0;
+        for (; i + 8 <= size; i += 8) {
+            uint64_t word;
+            memcpy(&word, from + i, 8);
+            word ^= wide;
+            seen |= word;
+            memcpy(to + i, &word, 8);
+        }
+        uint8_t tail[4];
+        memcpy(tail, &key, 4);
+        for (; i < size; i++) seen |= to[i] = from[i] ^ tail[i & 3];
+        return (seen & GWS_HIGH) != 0;
+    }
+    static inline int gws_mask_here(uint8_t *data, size_t size, uint32_t key) {
+        const uint64_t wide = (uint64_t)key << 32 | key;
+        uint64_t seen = 0;
+        size_t i = 0;
+        for (; i + 8 <= size; i += 8) {
+            uint64_t word;
+            memcpy(&word, data + i, 8);
+            word ^= wide;
+            seen |= word;
+            memcpy(data + i, &word, 8);
+        }
+        uint8_t tail[4];
+        memcpy(tail, &key, 4);
+        for (; i < size; i++) seen |= data[i] ^= tail[i & 3];
+        return (seen & GWS_HIGH) != 0;
+    }
+
+    /* UTF-8 (RFC 3629 section 4), wherever it is cut: how many bytes a character still needs, and between which
+     * bounds the next one must lie.  Returns -1 for what can never become UTF-8. */
+    typedef struct { uint8_t need, low, high; } gws_utf8;
+    static int gws_utf8_see(gws_utf8 *state, const uint8_t *data, size_t size) {
+        size_t i = 0;
+        while (i < size) {
+            uint64_t word;
+            uint8_t byte;
+            if (!state->need) {
+                while (i + 8 <= size && (memcpy(&word, data + i, 8), !(word & GWS_HIGH))) i += 8;
+                if (i == size) break;
+            }
+            byte = data[i++];
+            if (state->need) {
+                if (byte < state->low || byte > state->high) return -1;
+                state->need--;
+                state->low = 0x80, state->high = 0xBF;
+            } else if (byte >= 0x80) {
+                if (byte < 0xC2 || byte > 0xF4) return -1;
+                state->need = byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : 3;
+                state->low = byte == 0xE0 ? 0xA0 : byte == 0xF0 ? 0x90 : 0x80;
+                state->high = byte == 0xED ? 0x9F : byte == 0xF4 ? 0x8F : 0xBF;
+            }
+        }
+        return 0;
+    }
+    """
+    ctypedef struct gws_utf8:
+        uint8_t need, low, high
+    uint32_t gws_turn(const uint8_t *key, size_t offset) noexcept nogil
+    bint gws_mask_copy(uint8_t *to, const uint8_t *from_, size_t size, uint32_t key) noexcept nogil
+    bint gws_mask_here(uint8_t *data, size_t size, uint32_t key) noexcept nogil
+    int gws_utf8_see(gws_utf8 *state, const uint8_t *data, size_t size) noexcept nogil
+
+PyGreenlet_Import()
+
+cdef enum:
+    READ = 1                      # libev's EV_READ and EV_WRITE; libuv's loop takes the same
+    WRITE = 2
+    SCRATCH = 256 * 1024          # bytes that one connection may bring in per turn of the loop
+    PREFIX = 16                   # room before them for the start of a header (at most 13 bytes) from the turn before
+    HIGH_WATER = 64 * 1024        # bytes that may wait for the kernel before write() blocks
+    WARN_FROM = 1024 * 1024       # pending bytes that are worth a first warning
+    SMALL = 16 * 1024             # writes up to this are copied together; larger ones are sent from where they are
+    MAX_HEADER = 14
+    CHUNKS = 64                   # chunks in one sendmsg; far below IOV_MAX
+    BODY = 64 * 1024              # bytes that a payload's object has at first, however long the header says it is
+
+cdef struct Chunk:
+    PyObject *owner               # keeps `data` alive; NULL: `data` is a buffer of ours, with room for more
+    char *data
+    Py_ssize_t begin, end, room   # what is to be sent is data[begin:end]; `room` is the buffer's size
+
+
+cdef class Turn:
+    """What all streams of one hub share: the buffers, and who has bytes to send when this turn of the loop ends.
+
+    However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
+    """
+    cdef object loop, callback
+    cdef list late
+    cdef char *scratch            # PREFIX + SCRATCH bytes
+    cdef char *out                # MAX_HEADER + SMALL bytes: a small frame is put together here, and sent at once
+    cdef list masks
+    cdef bytes entropy
+    cdef Py_ssize_t drawn         # bytes of `entropy` that are used up
+
+    def __cinit__(self, loop):
+        self.loop = loop
+        self.late = []
+        self.entropy = b""
+        self.scratch = <char *>PyMem_Malloc(PREFIX + SCRATCH)
+        self.out = <char *>PyMem_Malloc(MAX_HEADER + SMALL)
+        if self.scratch == NULL or self.out == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.scratch)
+        PyMem_Free(self.out)
+
+    cdef int add(self, Stream stream) except -1:
+        if not self.late:
+            self.loop.run_callback(self.end)
+        self.late.append(stream)
+        return 0
+
+    def end(self):
+        cdef Stream stream
+        late, self.late = self.late, []
+        for stream in late:
+            stream._late = False
+            stream._flush()
+
+    cdef int draw(self, uint8_t *key) except -1:
+        """Draw a mask: "derived from a strong source of entropy" (RFC 6455 section 5.3), in bulk."""
+        if self.drawn + 4 > PyBytes_GET_SIZE(self.entropy):
+            self.entropy = os.urandom(4096)
+            self.drawn = 0
+        memcpy(key, PyBytes_AS_STRING(self.entropy) + self.drawn, 4)   # drawn + 4 <= 4096
+        self.drawn += 4
+        return 0
+
+
+cdef Turn turn_of(hub):
+    turns = vars(hub)
+    if "gws_compiled_turn" not in turns:
+        turns["gws_compiled_turn"] = Turn(hub.loop)      # lives and dies with its hub
+    return turns["gws_compiled_turn"]
+
+
+def _forget_entropy():
+    """Two processes must not draw the same masks."""
+    turn = vars(get_hub()).get("gws_compiled_turn")
+    if turn is not None:
+        (<Turn>turn).entropy = b""
+        (<Turn>turn).drawn = 0
+
+
+os.register_at_fork(after_in_child=_forget_entropy)
+
+
+cdef class Stream:
+    """The bytes of one connection.   One greenlet may read at a time; any number may write.   (See `stream.Stream`.)"""
+
+    cdef object __weakref__
+    cdef object _sock, _hub, _read_watcher, _write_watcher, _error, _wrong
+    cdef object _reader                        # the greenlet that is parked in a read
+    cdef list _writers                         # [(bytes sent at which it goes on, its waiter)], in order; None: nobody
+    cdef Turn _turn
+    cdef int _fd
+    cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked
+    cdef unsigned long _thread
+    # received, not parsed yet: _left[_left_begin:_left_end]
+    cdef char *_left
+    cdef Py_ssize_t _left_begin, _left_end
+    # the frame at hand, once its header is whole
+    cdef bint _in_frame, _as_text              # _as_text: a whole text message, wanted as str
+    cdef bint _body_is_str                     # so far it is ASCII: received straight into a str
+    cdef gws_utf8 _utf8                        # where its UTF-8 stands
+    cdef uint8_t _first
+    cdef uint8_t _key[4]
+    cdef Py_ssize_t _length
+    cdef PyObject *_body                       # its payload so far, if it did not come in one piece: a bytes object,
+    cdef Py_ssize_t _body_end, _body_room      # or an ASCII str, of which nobody else knows yet
+    # to be sent: _chunks[_chunks_begin:_chunks_end]
+    cdef Chunk *_chunks
+    cdef int _chunks_begin, _chunks_end, _chunks_room
+    cdef long long _sent, _warned
+    cdef readonly long long pending, received
+    cdef public int rsv
+    cdef public object warn
+
+    def __init__(self, sock, *, bint masked):
+        sock.setblocking(False)
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._masked = masked
+        self._tls = hasattr(sock, "pending")
+        self._hub = get_hub()
+        self._thread = PyThread_get_thread_ident()
+        self._turn = turn_of(self._hub)
+        self._read_watcher = self._hub.loop.io(self._fd, READ)
+
+    def __dealloc__(self):
+        PyMem_Free(self._left)
+        Py_XDECREF(self._body)
+        self._drop_chunks()
+        PyMem_Free(self._chunks)
+
+    def __repr__(self):
+        state = "closed" if self._closed else f"fd={self._fd} pending={self.pending}"
+        return f"<Stream {state}>"
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def reading(self):
+        """Whether a greenlet waits in a read."""
+        return self._reader is not None
+
+    @property
+    def unread(self):
+        """Whether the kernel holds bytes that nobody has read yet."""
+        cdef int count = 0
+        return not self._closed and ioctl(self._fd, FIONREAD, &count) == 0 and count > 0
+
+    def read_head(self, Py_ssize_t limit):
+        """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
+        cdef Py_ssize_t seen = 0, have, end, count
+        cdef char *scratch = self._turn.scratch + PREFIX
+        while True:
+            have = self._left_end - self._left_begin
+            end = find_blank_line(self._left + self._left_begin, seen - 3 if seen > 3 else 0, have) if have else -1
+            seen = have
+            if (end if end >= 0 else have) > limit:
+                raise HandshakeError(431, f"the head is longer than {limit} bytes")
+            if end >= 0:
+                head = PyBytes_FromStringAndSize(self._left + self._left_begin, end)    # end <= have
+                self._use_left(end)
+                return head
+            count = self._receive(scratch, SCRATCH)
+            self._add_left(scratch, count)
+
+    def read_frame(self, Py_ssize_t limit, partial=None, bint text=False):
+        """Read the next frame: its first byte (FIN, RSV, opcode) and its payload.   Blocks.
+
+        `limit` bounds a data frame's payload in bytes (else MessageTooBig, before any of it is taken).  A frame that
+        does not come in one piece is shown to `partial(first, piece)` piece by piece before the wait for more, so
+        that what is wrong with it can be told early; what that raises ends the read.  With `text`, the payload of an
+        unfragmented text frame comes as str instead, its UTF-8 judged as it comes (else InvalidPayload).
+        """
+        cdef Py_ssize_t used
+        cdef object payload = None
+        if self._wrong is not None:
+            raise self._wrong
+        try:
+            while True:
+                if self._left_begin < self._left_end:
+                    payload = self._step(<uint8_t *>self._left + self._left_begin,
+                                         self._left_end - self._left_begin, &used, limit, partial, text)
+                    self._use_left(used)
+                    if payload is not None:
+                        break
+                payload = self._step_from_socket(limit, partial, text)
+                if payload is not None:
+                    break
+        except ProtocolError as error:
+            self._wrong = error                 # the bytes behind it have no meaning any more
+            raise
+        # Corking: while another whole frame of this batch waits, its reply can share a send with this one's.
+        self._corked = self._left_begin < self._left_end and self._is_whole(
+            <uint8_t *>self._left + self._left_begin, self._left_end - self._left_begin)
+        return self._first, payload
+
+    cdef object _step_from_socket(self, Py_ssize_t limit, partial, bint text):
+        """Receive once, and take what came into the frame at hand; its payload, if that made it whole."""
+        cdef Py_ssize_t count, used = 0, prefix
+        cdef char *data = self._turn.scratch + PREFIX
+        if self._body != NULL and not self._tls and self._length - self._body_end > SMALL:
+            return self._receive_body(partial)
+        count = self._receive(data, SCRATCH)
+        prefix = self._left_end - self._left_begin
+        if prefix:                              # a header's start, that _step left: less than MAX_HEADER <= PREFIX
+            data -= prefix
+            memcpy(data, self._left + self._left_begin, prefix)
+            self._use_left(prefix)
+            count += prefix
+        payload = self._step(<uint8_t *>data, count, &used, limit, partial, text)
+        if used < count:
+            self._add_left(data + used, count - used)
+        return payload
+
+    cdef object _step(self, const uint8_t *data, Py_ssize_t size, Py_ssize_t *used, Py_ssize_t limit, partial, bint text):
+        """Take from data[:size] what belongs to the frame at hand; tell how much; return the payload if it is whole."""
+        cdef Py_ssize_t begin = 0, count, rest
+        cdef bint high
+        used[0] = 0
+        if not self._in_frame:
+            begin = self._parse_header(data, size)
+            if begin == 0:
+                return None
+            if self._length > limit and self._first & 0x08 == 0:
+                raise MessageTooBig(f"a message is longer than the {limit} bytes that were left for it")
+            self._in_frame = True
+            self._as_text = text and self._first == 0x81
+        rest = self._length - self._body_end if self._body != NULL else self._length
+        count = rest if rest < size - begin else size - begin     # data[begin:begin + count] is within data[:size]
+        used[0] = begin + count
+        if count == rest and self._body == NULL:
+            self._in_frame = False
+            return self._whole_text(data + begin, count) if self._as_text else self._whole_bytes(data + begin, count)
+        self._make_room(count)
+        high = self._unmask_copy(self._body_data() + self._body_end, data + begin, count, self._body_end)
+        return self._took(count, high, partial)
+
+    cdef object _whole_bytes(self, const uint8_t *data, Py_ssize_t size):
+        """Return a payload that came in one piece."""
+        payload = PyBytes_FromStringAndSize(NULL, size)
+        self._unmask_copy(<uint8_t *>PyBytes_AS_STRING(payload), data, size, 0)
+        return payload
+
+    cdef object _whole_text(self, const uint8_t *data, Py_ssize_t size):
+        """Return a text that came in one piece: unmasked straight into a str, which is right if all of it is ASCII."""
+        cdef PyObject *text
+        if size == 0:
+            return ""
+        text = PyUnicode_New_(size, 127)               # a str of `size` bytes, yet to be written
+        if text == NULL:
+            raise MemoryError
+        if not self._unmask_copy(<uint8_t *>PyUnicode_DATA_(text), data, size, 0):
+            return steal(text)
+        try:
+            return decode_utf8(<char *>PyUnicode_DATA_(text), size)
+        finally:
+            Py_XDECREF(text)
+
+    cdef object _receive_body(self, partial):
+        """Receive straight into the payload's object, and unmask it there while it is warm."""
+        cdef Py_ssize_t count, rest
+        self._make_room(1)
+        rest = self._body_room - self._body_end        # > 0; the object has _body_room bytes, at most _length
+        if rest > SCRATCH:
+            rest = SCRATCH
+        count = self._receive(<char *>self._body_data() + self._body_end, rest)
+        return self._took(count, gws_mask_here(self._body_data() + self._body_end, count,
+                                               gws_turn(self._key, self._body_end) if self._masked else 0), partial)
+
+    cdef object _took(self, Py_ssize_t count, bint high, partial):
+        """Count bytes that are in the payload now (`high`: not all ASCII); return it if whole, else show the piece."""
+        cdef uint8_t *piece
+        if high and self._body_is_str:
+            self._make_bytes(count)
+        piece = self._body_data() + self._body_end     # piece[:count] is within the object's _body_room
+        self._body_end += count
+        if self._as_text and (high or self._utf8.need) and gws_utf8_see(&self._utf8, piece, count) < 0:
+            raise not_utf8()
+        if self._body_end == self._length:             # == _body_room: the object never has more than _length bytes
+            return self._whole_body()
+        if partial is not None and count and not self._as_text:
+            partial(self._first, PyBytes_FromStringAndSize(<char *>piece, count))
+        return None
+
+    cdef object _whole_body(self):
+        """Return the payload, which is whole."""
+        self._in_frame = False
+        payload = steal(self._body)
+        self._body = NULL
+        if self._as_text and not self._body_is_str:
+            return decode_utf8(PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        return payload
+
+    cdef uint8_t *_body_data(self) noexcept:
+        if self._body_is_str:
+            return <uint8_t *>PyUnicode_DATA_(self._body)
+        return <uint8_t *>PyBytes_AS_STRING_(self._body)
+
+    cdef int _make_bytes(self, Py_ssize_t count) except -1:
+        """What was ASCII so far is so no longer: go on in a bytes object.   `count` bytes are there, uncounted."""
+        cdef PyObject *data = PyBytes_FromStringAndSize_(NULL, self._body_room)
+        if data == NULL:
+            raise MemoryError
+        memcpy(PyBytes_AS_STRING_(data), self._body_data(), self._body_end + count)    # <= _body_room
+        Py_DECREF(<object>self._body)
+        self._body, self._body_is_str = data, False
+        return 0
+
+    cdef int _make_room(self, Py_ssize_t count) except -1:
+        """Let the payload's object have `count` more bytes than it holds.   Memory follows need, not the peer's word."""
+        cdef Py_ssize_t have = self._body_end if self._body != NULL else 0
+        cdef Py_ssize_t room = min(max(2 * have, have + count, <Py_ssize_t>BODY), self._length)
+        if self._body == NULL:
+            self._body_is_str = self._as_text
+            self._body_end = 0
+            self._utf8.need = 0
+            self._body = PyUnicode_New_(room, 127) if self._as_text else PyBytes_FromStringAndSize_(NULL, room)
+            if self._body == NULL:
+                raise MemoryError
+        elif have + count <= self._body_room:
+            return 0
+        elif self._body_is_str:
+            PyUnicode_Resize(&self._body, room)
+        else:
+            _PyBytes_Resize(&self._body, room)         # on failure it sets _body to NULL, and raises MemoryError
+        self._body_room = room
+        return 0
+
+    cdef Py_ssize_t _parse_header(self, const uint8_t *data, Py_ssize_t size) except -1:
+        """Parse and judge the header at data[:size]; return its size, or 0 while it is not whole."""
+        cdef Py_ssize_t need = 2
+        cdef uint64_t length
+        cdef int i
+        if size < 1:
+            return 0
+        if not self._is_sound(data, size):
+            decode_header(PyBytes_FromStringAndSize(<char *>data, min(size, MAX_HEADER)), masked=self._masked, rsv=self.rsv)
+            raise SystemError("the twins disagree about a header")
+        if size < 2:
+            return 0
+        length = data[1] & 0x7F
+        if length == 126:
+            need = 4
+            if size < need:
+                return 0
+            length = <uint64_t>data[2] << 8 | data[3]
+        elif length == 127:
+            need = 10
+            if size < need:
+                return 0
+            length = 0
+            for i in range(2, 10):
+                length = length << 8 | data[i]         # its top bit is 0: _is_sound has seen to that
+        if self._masked:
+            if size < need + 4:
+                return 0
+            memcpy(self._key, data + need, 4)
+            need += 4
+        self._first = data[0]
+        self._length = <Py_ssize_t>length
+        return need
+
+    cdef bint _is_sound(self, const uint8_t *data, Py_ssize_t size) noexcept nogil:
+        """Tell whether what is here of a header may stand (RFC 6455 section 5.2; the reasons are in `frame`)."""
+        cdef uint8_t first = data[0], opcode = data[0] & 0x0F, short_
+        if first & 0x70 and (first & 0x70 & ~self.rsv or not 1 <= opcode <= 2):
+            return False
+        if not (opcode <= 2 or 8 <= opcode <= 10) or (opcode >= 8 and not first & 0x80):
+            return False
+        if size < 2:
+            return True
+        short_ = data[1] & 0x7F
+        if (data[1] >> 7) != self._masked or (opcode >= 8 and short_ > 125):
+            return False
+        if short_ == 126 and size >= 4:
+            return data[2] != 0 or data[3] >= 126
+        if short_ == 127 and size >= 10:
+            return data[2] < 0x80 and (data[2] | data[3] | data[4] | data[5] | data[6] | data[7]) != 0
+        return True
+
+    cdef bint _is_whole(self, const uint8_t *data, Py_ssize_t size) noexcept nogil:
+        """Tell whether data[:size] begins with a whole, sound frame."""
+        cdef uint64_t length
+        cdef Py_ssize_t need = 2
+        if size < 2 or not self._is_sound(data, size):
+            return False
+        length = data[1] & 0x7F
+        if length == 126:
+            if size < 4:
+                return False
+            need, length = 4, <uint64_t>data[2] << 8 | data[3]
+        elif length == 127:                            # longer than what is worth waiting for
+            return False
+        if self._masked:
+            need += 4
+        return <Py_ssize_t>length <= size - need
+
+    cdef bint _unmask_copy(self, uint8_t *to, const uint8_t *data, Py_ssize_t size, Py_ssize_t offset) noexcept nogil:
+        """Copy `size` bytes, unmasked if the peer owes us masks; `offset` is their place in the payload.
+
+        Tell whether any of them is not ASCII.
+        """
+        return gws_mask_copy(to, data, size, gws_turn(self._key, offset) if self._masked else 0)
+
+    cdef Py_ssize_t _receive(self, char *data, Py_ssize_t size) except -1:
+        """Receive at most `size` bytes into `data`; return how many.   Blocks.
+
+        Waits first and receives then, once a turn: no second recv is needed to learn that the socket is empty, and
+        whoever sends without pause leaves the hub to the others in between.  An exception that lands here (a Timeout,
+        a kill) lands in the wait, before a byte was taken.
+        """
+        cdef Py_ssize_t count
+        self._corked = False
+        if self._chunks_begin < self._chunks_end and not self._blocked:
+            self._flush()
+        while True:
+            self._park()
+            if self._tls:
+                try:
+                    count = self._sock.recv_into(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
+                except AGAIN:
+                    continue
+            else:
+                count = recv(self._fd, data, size, MSG_DONTWAIT)
+                if count < 0:
+                    if must_wait():
+                        continue
+                    raise_errno()
+            break
+        if count == 0:
+            raise EOFError("the peer closed the connection")
+        self.received += count
+        return count
+
+    cdef int _park(self) except -1:
+        """Wait until the socket is readable.
+
+        The watcher persists from read to read: no system call to begin or to end a wait.  Its callback switches
+        straight into this greenlet; it stops when it finds nobody waiting.
+        """
+        self._check()
+        if self._closed:
+            raise EOFError("the connection was closed")
+        if self._reader is not None:
+            raise RuntimeError(f"{self!r} is being read by {self._reader!r} already")
+        reader = <object>PyGreenlet_GetCurrent()
+        Py_DECREF(reader)                              # the call's reference; `reader` has its own
+        if reader is self._hub:
+            raise BlockingSwitchOutError("a read would block the hub")
+        if self._tls and self._sock.pending():         # decrypted: the kernel knows nothing of it
+            self._hub.loop.run_callback(self)
+        elif not self._watching:
+            self._read_watcher.start(self)
+            self._watching = True
+        self._reader = reader
+        try:
+            PyGreenlet_Switch(<PyGreenlet *>self._hub, NULL, NULL)
+        finally:
+            self._reader = None
+        if self._closed:
+            raise EOFError("the connection was closed")
+        return 0
+
+    def __call__(self):
+        """The read watcher's callback: the socket is readable."""
+        if self._reader is not None:
+            PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
+        elif not self._closed and self._watching:
+            self._read_watcher.stop()                  # TCP holds the peer back from here on
+            self._watching = False
+
+    cdef int _add_left(self, const char *data, Py_ssize_t size) except -1:
+        """Keep data[:size] behind what is left already."""
+        cdef Py_ssize_t have = self._left_end - self._left_begin
+        cdef char *left
+        if have and self._left_begin:
+            memmove(self._left, self._left + self._left_begin, have)     # within the same buffer
+        left = <char *>PyMem_Realloc(self._left, have + size)
+        if left == NULL:
+            raise MemoryError
+        memcpy(left + have, data, size)                # have + size is the buffer's size
+        self._left, self._left_begin, self._left_end = left, 0, have + size
+        return 0
+
+    cdef void _use_left(self, Py_ssize_t count) noexcept:
+        """Let go of `count` bytes, and of the buffer with the last of them: who is idle holds none."""
+        self._left_begin += count
+        if self._left_begin >= self._left_end:
+            PyMem_Free(self._left)
+            self._left = NULL
+            self._left_begin = self._left_end = 0
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def write_frame(self, int first, payload):
+        """Write one frame, masked if we are the client.   Blocks while the peer is too slow.
+
+        `payload` is bytes, or str: its UTF-8.
+        """
+        cdef const char *data
+        cdef Py_ssize_t size
+        cdef uint8_t header[MAX_HEADER]
+        cdef uint8_t key[4]
+        cdef int head
+        self._check()
+        self._check_writable()
+        if type(payload) is str:
+            if PyUnicode_IS_COMPACT_ASCII(payload):    # its own bytes are its UTF-8
+                data = PyUnicode_AsUTF8AndSize(payload, &size)
+            else:
+                payload = (<str>payload).encode()
+                data, size = PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+        else:
+            payload = payload if type(payload) is bytes else bytes(payload)
+            data, size = PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+        head = encode_header(header, first, size)
+        if not self._masked:
+            self._turn.draw(key)
+            header[1] |= 0x80
+            memcpy(header + head, key, 4)              # head <= 10, and the header has 14
+            head += 4
+            masked = PyBytes_FromStringAndSize(NULL, size)
+            gws_mask_copy(<uint8_t *>PyBytes_AS_STRING(masked), <const uint8_t *>data, size, gws_turn(key, 0))
+            payload, data = masked, PyBytes_AS_STRING(masked)      # the unmasked one lived until here
+        if self._chunks_begin == self._chunks_end and not self._corked and not self._tls:
+            self._send_now(header, head, payload, data, size)
+        else:
+            self._put(<char *>header, head, None)
+            self._put(data, size, payload)
+            self._leave()
+
+    cdef int _send_now(self, const uint8_t *header, int head, payload, const char *data, Py_ssize_t size) except -1:
+        """Nothing waits before this frame: hand it to the kernel, and queue what that does not take."""
+        cdef iovec vector[2]
+        cdef Py_ssize_t count
+        cdef char *out = self._turn.out
+        if size <= SMALL:
+            memcpy(out, header, head)                  # head + size <= MAX_HEADER + SMALL, which `out` has
+            memcpy(out + head, data, size)
+            count = send(self._fd, out, head + size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            vector[0].iov_base, vector[0].iov_len = <void *>header, head
+            vector[1].iov_base, vector[1].iov_len = <void *>data, size
+            count = send_vector(self._fd, vector, 2)
+        if count == head + size:
+            self._sent += count
+            return 0
+        if count < 0:
+            if not must_wait():
+                self._fail()
+                raise BrokenPipeError("the connection is broken") from self._error
+            count = 0
+        self._sent += count
+        if count < head:
+            self._put(<char *>header + count, head - count, None)
+            count = head
+        self._put(data + (count - head), size - (count - head), payload)
+        self._watch_for_room()
+        self._warn_if_slow()
+        self._wait_if_full()
+        return 0
+
+    def write(self, data):
+        """Write bytes as they are, atomic among greenlets.   Blocks while the peer is too slow.
+
+        A Timeout that ends the wait leaves them queued: what has begun to go out goes out whole.
+        """
+        self._check()
+        self._check_writable()
+        data = data if type(data) is bytes else bytes(data)
+        self._put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+        self._leave()
+
+    def post(self, data):
+        """Queue bytes; they leave at the end of this turn of the loop, in one send with what else is queued by then."""
+        self._check()
+        self._check_writable()
+        data = data if type(data) is bytes else bytes(data)
+        self._put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+        self._leave_later()
+
+    def flush(self):
+        """Hand the kernel what it takes of the queue; a watcher brings it the rest."""
+        self._check()
+        if not self._blocked:
+            self._flush()
+
+    def drain(self):
+        """Wait until the kernel has taken everything.   Blocks."""
+        self.flush()
+        if self.pending:
+            self._wait_written(self._sent + self.pending)
+
+    cdef int _check_writable(self) except -1:
+        if self._closed or self._error is not None:
+            raise BrokenPipeError("the connection is closed") from self._error
+        return 0
+
+    cdef int _put(self, const char *data, Py_ssize_t size, owner) except -1:
+        """Queue data[:size]: a copy if it is small, else where it is, kept alive by `owner`."""
+        cdef Chunk *last = NULL
+        cdef Chunk *chunk
+        if size == 0:
+            return 0
+        if self._chunks_begin < self._chunks_end:
+            last = &self._chunks[self._chunks_end - 1]
+        if size <= SMALL:
+            if last == NULL or last.owner != NULL or (last.end + size > SMALL and last.end + size > last.room):
+                last = self._new_chunk()
+            if last.end + size > last.room:
+                grow_chunk(last, size)
+            memcpy(last.data + last.end, data, size)   # last.end + size <= last.room
+            last.end += size
+        else:
+            chunk = self._new_chunk()
+            Py_INCREF(owner)
+            chunk.owner, chunk.data, chunk.end = <PyObject *>owner, <char *>data, size
+        self.pending += size
+        return 0
+
+    cdef Chunk *_new_chunk(self) except NULL:
+        cdef Chunk *chunks
+        cdef int room
+        if self._chunks_end == self._chunks_room:
+            room = max(2 * self._chunks_room, 4)
+            chunks = <Chunk *>PyMem_Realloc(self._chunks, room * sizeof(Chunk))
+            if chunks == NULL:
+                raise MemoryError
+            self._chunks, self._chunks_room = chunks, room
+        chunks = &self._chunks[self._chunks_end]       # _chunks_end < _chunks_room
+        chunks.owner, chunks.data = NULL, NULL
+        chunks.begin = chunks.end = chunks.room = 0
+        self._chunks_end += 1
+        return chunks
+
+    cdef int _leave(self) except -1:
+        if self._corked and self.pending < HIGH_WATER:
+            return self._leave_later()
+        if not self._blocked:
+            self._flush()
+        self._wait_if_full()
+        if self._error is not None:
+            raise BrokenPipeError("the connection is broken") from self._error
+        return 0
+
+    cdef int _leave_later(self) except -1:
+        if not self._late:
+            self._late = True
+            self._turn.add(self)
+        return 0
+
+    cdef int _wait_if_full(self) except -1:
+        if self.pending > HIGH_WATER:
+            self._wait_written(self._sent + self.pending - HIGH_WATER)
+        return 0
+
+    cdef int _wait_written(self, long long target) except -1:
+        """Wait until the kernel has taken `target` bytes in all."""
+        waiter = Waiter(self._hub)
+        entry = (target, waiter)
+        if self._writers is None:
+            self._writers = []
+        self._writers.append(entry)
+        try:
+            waiter.get()
+        finally:
+            if entry in self._writers:
+                self._writers.remove(entry)
+        return 0
+
+    cdef int _flush(self) except -1:
+        """Send until the queue is empty or the kernel is full."""
+        cdef Py_ssize_t offered = 0, count
+        while self._chunks_begin < self._chunks_end:
+            count = self._send_tls(&offered) if self._tls else self._send_some(&offered)
+            if count < 0:
+                if self._error is not None:
+                    break
+                count = 0
+            self._taken(count)
+            if count < offered:                        # a short send says that the kernel is full
+                self._watch_for_room()
+                break
+        self._warn_if_slow()
+        return 0
+
+    cdef Py_ssize_t _send_some(self, Py_ssize_t *offered) except -2:
+        """Offer the kernel what is queued; return what it took, -1 for nothing (or an error: then _error is set)."""
+        cdef iovec vector[CHUNKS]
+        cdef Py_ssize_t count
+        cdef int i, chunks = min(self._chunks_end - self._chunks_begin, CHUNKS)
+        cdef Chunk *chunk = &self._chunks[self._chunks_begin]
+        offered[0] = 0
+        for i in range(chunks):
+            vector[i].iov_base = chunk[i].data + chunk[i].begin
+            vector[i].iov_len = chunk[i].end - chunk[i].begin
+            offered[0] += vector[i].iov_len
+        if chunks == 1:
+            count = send(self._fd, vector[0].iov_base, vector[0].iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            count = send_vector(self._fd, vector, chunks)
+        if count < 0 and not must_wait():
+            self._fail()
+        return count
+
+    cdef Py_ssize_t _send_tls(self, Py_ssize_t *offered) except -2:
+        """Offer the TLS socket the first chunk.
+
+        OpenSSL wants a send that it put off to be repeated with the same bytes: the chunk grows at its end only.
+        """
+        cdef Chunk *chunk = &self._chunks[self._chunks_begin]
+        data = PyBytes_FromStringAndSize(chunk.data + chunk.begin, chunk.end - chunk.begin)
+        offered[0] = PyBytes_GET_SIZE(data)
+        try:
+            return self._sock.send(data)
+        except AGAIN:
+            return -1
+        except OSError as error:
+            self._break(error)
+            return -1
+
+    cdef int _fail(self) except -1:
+        """Give up, for the reason in errno."""
+        try:
+            raise_errno()
+        except OSError as error:
+            self._break(error)
+        return 0
+
+    cdef int _taken(self, Py_ssize_t count) except -1:
+        """Let go of what the kernel has taken, and wake who waited for that."""
+        cdef Chunk *chunk
+        cdef Py_ssize_t size
+        self.pending -= count
+        self._sent += count
+        while count:
+            chunk = &self._chunks[self._chunks_begin]
+            size = chunk.end - chunk.begin
+            if count < size:
+                chunk.begin += count
+                break
+            free_chunk(chunk)
+            self._chunks_begin += 1
+            count -= size
+        if self._chunks_begin == self._chunks_end:
+            self._drop_chunks()
+        while self._writers and self._writers[0][0] <= self._sent:
+            self._hub.loop.run_callback(self._writers.pop(0)[1].switch, None)
+        return 0
+
+    cdef void _drop_chunks(self) noexcept:
+        """Forget the queue.   Its table stays for the next one, unless it had grown."""
+        cdef int i
+        for i in range(self._chunks_begin, self._chunks_end):
+            free_chunk(&self._chunks[i])
+        self._chunks_begin = self._chunks_end = 0
+        PyMem_Free(self._chunks)
+        self._chunks, self._chunks_room = NULL, 0
+
+    cdef int _watch_for_room(self) except -1:
+        if self._write_watcher is None:
+            self._write_watcher = self._hub.loop.io(self._fd, WRITE)
+        if not self._blocked:
+            self._write_watcher.start(self._writable)
+            self._blocked = True
+        return 0
+
+    def _writable(self):
+        self._flush()
+        if self._chunks_begin == self._chunks_end and self._blocked:
+            self._write_watcher.stop()
+            self._blocked = False
+
+    cdef int _warn_if_slow(self) except -1:
+        if self.pending >= max(<long long>WARN_FROM, self._warned * 2):
+            while self.pending >= max(<long long>WARN_FROM, self._warned * 2):
+                self._warned = max(<long long>WARN_FROM, self._warned * 2)
+        elif self.pending == 0 and self._warned:
+            self._warned = 0
+        else:
+            return 0
+        if self.warn is not None:
+            self.warn(self.pending)
+        return 0
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def shutdown(self):
+        """Tell the peer that nothing more comes from us (a TCP FIN); reading goes on."""
+        self.flush()
+        with contextlib.suppress(OSError, ValueError):
+            if self._tls:
+                with contextlib.suppress(*AGAIN):
+                    self._sock.unwrap()                # its close_notify; we do not wait for the peer's
+            self._sock.shutdown(SHUT_WR)
+
+    def linger(self):
+        """Throw away what the peer still sends, until it closes.   Blocks.
+
+        Closing a socket with bytes unread resets it, and takes our last words from the peer.
+        """
+        self._use_left(self._left_end - self._left_begin)
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._receive(self._turn.scratch + PREFIX, SCRATCH)
+
+    def close(self):
+        """Close the socket; whoever waits in a read or a write is told.  Safe to repeat.
+
+        Every watcher is stopped before its descriptor is closed: libev aborts the process otherwise.
+        """
+        self._check()
+        if self._closed:
+            return
+        self._closed = True
+        for watcher in (self._read_watcher, self._write_watcher):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._read_watcher = self._write_watcher = None
+        self._watching = False
+        self._sock.close()
+        self._break(BrokenPipeError("the connection was closed"))
+        if self._reader is not None:
+            self._hub.loop.run_callback(self)
+
+    cdef int _break(self, error) except -1:
+        """Give up what is queued: nobody will take it."""
+        self._error = error
+        self._drop_chunks()
+        self.pending = 0
+        if self._blocked and self._write_watcher is not None:
+            self._write_watcher.stop()
+        self._blocked = False
+        while self._writers:
+            self._hub.loop.run_callback(self._writers.pop(0)[1].switch, None)
+        return 0
+
+    cdef int _check(self) except -1:
+        if PyThread_get_thread_ident() != self._thread:
+            raise RuntimeError(f"{self!r} belongs to the thread that made it")
+        return 0
+
+
+cdef object steal(PyObject *owned):
+    """Return an object together with the reference that is held to it."""
+    result = <object>owned
+    Py_DECREF(result)
+    return result
+
+
+cdef object decode_utf8(const char *data, Py_ssize_t size):
+    try:
+        return PyUnicode_DecodeUTF8(data, size, NULL)
+    except UnicodeDecodeError:
+        raise not_utf8() from None
+
+
+cdef Py_ssize_t find_blank_line(const char *data, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """Return where the text behind the first CR LF CR LF in data[begin:end] begins, or -1."""
+    cdef Py_ssize_t i = begin
+    while i + 4 <= end:                                # data[i + 3] is within data[:end]
+        if data[i + 3] == 10 and data[i + 2] == 13 and data[i + 1] == 10 and data[i] == 13:
+            return i + 4
+        i += 1
+    return -1
+
+
+cdef int encode_header(uint8_t *header, int first, Py_ssize_t size) noexcept nogil:
+    """Write the header, without a mask, to header[:10]; return its size."""
+    cdef int i
+    header[0] = <uint8_t>first
+    if size < 126:
+        header[1] = <uint8_t>size
+        return 2
+    if size < 0x10000:
+        header[1], header[2], header[3] = 126, <uint8_t>(size >> 8), <uint8_t>size
+        return 4
+    header[1] = 127
+    for i in range(8):
+        header[2 + i] = <uint8_t>(<uint64_t>size >> (56 - 8 * i))
+    return 10
+
+
+cdef ssize_t send_vector(int fd, iovec *vector, int count) noexcept nogil:
+    cdef msghdr message
+    memset_message(&message)
+    message.msg_iov, message.msg_iovlen = vector, count
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+
+
+cdef inline void memset_message(msghdr *message) noexcept nogil:
+    cdef size_t i
+    for i in range(sizeof(msghdr)):
+        (<char *>message)[i] = 0
+
+
+cdef int grow_chunk(Chunk *chunk, Py_ssize_t size) except -1:
+    """Let a chunk's own buffer have `size` bytes more than it holds."""
+    cdef Py_ssize_t room = max(2 * chunk.room, chunk.end + size, 512)
+    cdef char *data = <char *>PyMem_Realloc(chunk.data, room)
+    if data == NULL:
+        raise MemoryError
+    chunk.data, chunk.room = data, room
+    return 0
+
+
+cdef void free_chunk(Chunk *chunk) noexcept:
+    if chunk.owner != NULL:
+        Py_XDECREF(chunk.owner)
+    else:
+        PyMem_Free(chunk.data)
+
+
+cdef bint must_wait() noexcept nogil:
+    """Tell whether the kernel refused for the moment only (EAGAIN is EWOULDBLOCK wherever libev runs)."""
+    return errno == EAGAIN or errno == EINTR
+
+
+cdef int raise_errno() except -1:
+    raise OSError(errno, os.strerror(errno))

@@ -1,0 +1,340 @@
+"""A WebSocket client: connecting, the opening handshake, the `on()` table, reconnecting.
+
+Knows nothing of frames.  `connect()` returns once the connection is open; a greenlet reads from then on, calls the
+handlers, or keeps the messages for `read()` where there is no `message` handler.
+
+    client = gws.client.new()
+    client.on("message", print)
+    client.connect("wss://example.org/chat")
+    client.write("hello")
+    client.join()
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl as tls
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import getcurrent
+from gevent.event import Event
+
+from gws import handshake, http, proxy, sockethelper
+from gws.errors import ConnectionClosed, HandshakeError
+from gws.events import Events
+from gws.keepalive import keepalive
+from gws.message import Message
+from gws.stream import Stream
+from gws.url import Pairs, Target, redirected
+from gws.websocket import Limits, WebSocket
+
+__all__ = ["EVENTS", "Client", "Options", "connect", "new"]
+
+log = logging.getLogger("gws")
+
+EVENTS = ("open", "message", "close", "ping", "pong", "error", "warning")
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 10
+_KEPT = 16  # messages kept for read(); TCP holds the peer back beyond that
+_BACKOFF = (0.5, 60.0)  # seconds: the first pause before a reconnection, and the longest
+_LASTED = 60.0  # seconds after which a connection counts as a good one, and the pauses begin anew
+
+
+@dataclass(frozen=True)
+class Options(Limits):
+    """The options of `connect()`, besides where to."""
+
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()  #: more header fields for the request
+    protocols: Iterable[str] = ()  #: subprotocols that we offer, the favourite first
+    origin: str | None = None  #: the Origin to send
+    timeout: float = 10  #: seconds for connecting, TLS, and the opening handshake, in all
+    max_header: int = 8192  #: bytes in the head of the response
+    ssl: tls.SSLContext | None = None  #: for wss; by default the system's roots and the host's name are checked
+    server_hostname: str | None = None  #: the name to check instead of the URL's host
+    proxy: str | bool | None = True  #: a proxy's URL; True: as the environment says; None: no proxy
+    path: str | None = None  #: a Unix socket to connect to, whatever host the URL names
+    reconnect: bool = False  #: connect anew whenever the connection is lost, with growing pauses
+
+
+class Client:
+    """A client and its connection, or one after the other with `reconnect`.
+
+    Any greenlet may write.  With a `message` handler the messages go there; without one, to `read()` or iteration.
+    """
+
+    def __init__(self) -> None:
+        self._events = Events(EVENTS)
+        self.on = self._events.on
+        self.off = self._events.off
+        self.fd: WebSocket | None = None  #: the connection at hand
+        self.options = Options()
+        self._target: Target | None = None
+        self._running: gevent.Greenlet[..., Any] | None = None
+        self._kept: deque[Message] = deque()  # messages for read()
+        self._news = Event()  # set when there is something to read, or nothing any more
+        self._room = Event()  # set when there is room for more
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Client {self._target or 'not connected'} {self.fd.describe() if self.fd else ''}>".replace(" >", ">")
+
+    def __iter__(self) -> Iterator[Message]:
+        """Read until the end; raise ConnectionClosed unless that was 1000, 1001 or 1005.   Blocks."""
+        while True:
+            try:
+                yield self.read()
+            except ConnectionClosed as end:
+                if end.code not in (1000, 1001, 1005):
+                    raise
+                return
+
+    # ------------------------------------------------------------------------------------- connecting
+
+    def connect(self, address: str, port: int | None = None, **options: Any) -> Client:
+        """Connect to a host and port, or to a ws:// or wss:// URL, and return once the connection is open.   Blocks.
+
+        `options` are the fields of `Options`.  Raises HandshakeError when the server refuses, OSError when it cannot
+        be reached, TimeoutError when that takes too long, ValueError for a URL that is none.
+        """
+        if self._running is not None and not self._running.dead:
+            raise RuntimeError(f"{self!r} is connected already")
+        self.options = _options(options)
+        self._target = Target.of(address, port)
+        self._closing = False
+        self._kept.clear()
+        self.fd = self._dial()
+        self._running = gevent.spawn(self._run)
+        return self
+
+    def _dial(self) -> WebSocket:
+        """Open a connection, following redirects (RFC 6455 section 4.1 allows it)."""
+        assert self._target is not None
+        target, options, headers = self._target, self.options, list(http.Headers(self.options.headers))
+        with sockethelper.deadline(options.timeout, str(target)):
+            for _ in range(_MAX_REDIRECTS + 1):
+                try:
+                    return self._open(target, headers)
+                except HandshakeError as refusal:
+                    location = http.Headers(refusal.headers).get("Location")
+                    if refusal.status not in _REDIRECTS or location is None:
+                        raise
+                    target, headers = redirected(target, location, headers)
+            raise HandshakeError(0, f"more than {_MAX_REDIRECTS} redirects")
+
+    def _open(self, target: Target, headers: Pairs) -> WebSocket:
+        stream = Stream(self._socket(target, self.options), masked=False)
+        try:
+            return self._shake_hands(stream, target, headers)
+        except BaseException:
+            stream.close()
+            raise
+
+    def _socket(self, target: Target, options: Options) -> Any:
+        if options.path is not None:
+            sock = sockethelper.connect_unix(options.path)
+        elif (through := _proxy(target, options)) is not None:
+            sock = proxy.open_tunnel(through, target.host, target.port)
+        else:
+            sock = sockethelper.connect(target.host, target.port)
+        if not target.secure:
+            return sock
+        context = options.ssl or sockethelper.client_context()
+        return sockethelper.start_tls(sock, context, server_hostname=options.server_hostname or target.host)
+
+    def _shake_hands(self, stream: Stream, target: Target, headers: Pairs) -> WebSocket:
+        options, key = self.options, handshake.new_key()
+        request = handshake.upgrade_request(
+            target.host,
+            target.port,
+            target.path,
+            key=key,
+            secure=target.secure,
+            protocols=options.protocols,
+            origin=options.origin,
+            headers=target.credentials + headers,
+        )
+        stream.write(request)
+        try:
+            response = http.parse_response(stream.read_head(options.max_header))
+        except EOFError:
+            raise HandshakeError(0, "the server closed the connection instead of answering") from None
+        fd = WebSocket(stream, self, options, server=False, addr=(target.host, target.port))
+        fd.protocol = handshake.check_response(response, key, options.protocols)
+        fd.opened()
+        return fd
+
+    # ------------------------------------------------------------------------------------- the reading greenlet
+
+    def _run(self) -> None:
+        """Converse; with `reconnect`, again and again."""
+        pauses = _pauses()
+        try:
+            while True:
+                began = monotonic()
+                self._converse()
+                if not self.options.reconnect or self._closing:
+                    return
+                if monotonic() - began > _LASTED:
+                    pauses = _pauses()
+                self._redial(pauses)
+                if self._closing:
+                    return
+        finally:
+            self._closing = True
+            self._news.set()
+
+    def _redial(self, pauses: Iterator[float]) -> None:
+        """Connect anew, however long that takes."""
+        for pause in pauses:
+            gevent.sleep(pause)
+            if self._closing:
+                return
+            try:
+                self.fd = self._dial()
+                return
+            except (HandshakeError, OSError) as error:
+                log.info("cannot reconnect to %s: %s", self._target, error)
+                self._tell("error", error)
+
+    def _converse(self) -> None:
+        fd = self.fd
+        assert fd is not None
+        watch = None
+        if self.options.ping_interval is not None:
+            watch = keepalive(self.options.ping_interval, self.options.ping_timeout)
+            watch.add(fd)
+        try:
+            self._dispatch(fd)
+        finally:
+            if watch is not None:
+                watch.discard(fd)
+            fd.cut(1001, "")
+            self._tell("close", fd.code, fd.reason)
+
+    def _dispatch(self, fd: WebSocket) -> None:
+        handlers = self._events.table["message"]
+        try:
+            self._events.emit("open")
+            while True:
+                message = fd.read()
+                if not handlers:
+                    self._keep(fd, message)
+                for handler in handlers:
+                    handler(message)
+        except Exception as error:
+            wrong = fd.verdict(error)
+            if wrong is not None:
+                self._tell("error", wrong)
+            fd.close(1011, "the client has failed")  # unless it is over
+
+    def _keep(self, fd: WebSocket, message: Message) -> None:
+        """Keep a message for `read()`, and read no further while there are enough."""
+        self._kept.append(message)
+        self._news.set()
+        while len(self._kept) >= _KEPT and not fd.closed:
+            self._room.clear()
+            gevent.wait([self._room, fd.ended], count=1)
+
+    def _tell(self, event: str, *args: Any) -> None:
+        try:
+            self._events.emit(event, *args)
+        except Exception:
+            log.exception("a handler of %r failed", event)
+
+    def told(self, fd: WebSocket, event: str, value: Any) -> None:
+        """Hear from the connection (see `websocket.Owner`)."""
+        if event == "warning":
+            gevent.spawn(self._tell, event, value)
+        else:
+            self._events.emit(event, value)
+
+    # ------------------------------------------------------------------------------------- talking
+
+    def read(self) -> Message:
+        """Return the next message.   Blocks.   Raises ConnectionClosed after the end."""
+        if self._events.table["message"]:
+            raise RuntimeError("the messages go to the 'message' handler; read() is for clients without one")
+        fd = self._connected()
+        while not self._kept:
+            if self._closing and fd.closed:
+                raise fd.over()
+            self._news.clear()
+            self._news.wait()
+            fd = self._connected()
+        self._room.set()
+        return self._kept.popleft()
+
+    def write(self, message: Message | bytearray | memoryview) -> None:
+        """Send one message.   Blocks while the server is too slow.   Raises ConnectionClosed after the end."""
+        self._connected().write(message)
+
+    def ping(self) -> float:
+        """Send a Ping and return the seconds until its Pong.   Blocks."""
+        if getcurrent() is self._running:
+            raise RuntimeError("ping() in a handler would wait for itself: spawn a greenlet for it")
+        return self._connected().measure()
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Send Close and wait for the server's, `close_timeout` seconds at most.   Blocks."""
+        self._closing = True
+        self._connected().close(code, reason)
+        if getcurrent() is not self._running:
+            self.join()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it is over, at most `timeout` seconds.   Blocks."""
+        if self._running is not None:
+            self._running.join(timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no open connection."""
+        return self.fd is None or self.fd.closed
+
+    @property
+    def protocol(self) -> str | None:
+        """The subprotocol agreed on."""
+        return None if self.fd is None else self.fd.protocol
+
+    def _connected(self) -> WebSocket:
+        if self.fd is None:
+            raise RuntimeError("connect() first")
+        return self.fd
+
+
+def new() -> Client:
+    """Return a client that is not connected yet."""
+    return Client()
+
+
+def connect(address: str, port: int | None = None, **options: Any) -> Client:
+    """Return a client that is connected: `new().connect(...)`.   Blocks."""
+    return Client().connect(address, port, **options)
+
+
+def _pauses() -> Iterator[float]:
+    """Exponential back-off with full jitter: a thousand clients of one server must not come back at once."""
+    longest, limit = _BACKOFF
+    while True:
+        yield random.uniform(longest / 2, longest)
+        longest = min(longest * 2, limit)
+
+
+def _proxy(target: Target, options: Options) -> str | None:
+    if isinstance(options.proxy, str):
+        return options.proxy
+    return proxy.proxy_for(str(target)) if options.proxy else None
+
+
+def _options(options: dict[str, Any]) -> Options:
+    unknown = set(options) - {field.name for field in fields(Options)}
+    if unknown:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}; see gws.client.Options")
+    return Options(**options)

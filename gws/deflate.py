@@ -1,0 +1,299 @@
+"""permessage-deflate, the compression extension of RFC 7692: offer and accept, inflate and deflate.
+
+Knows neither frames nor HTTP: parameters come parsed from the handshake, fragments and messages are bytes.  RSV1 is the
+caller's, and so is the order in which messages leave.
+
+What a context costs at the default of 12 bits and memLevel 5 (CPython 3.11, zlib 1.2.13): 38 KiB to deflate, 12 KiB to
+inflate; at zlib's own 15 bits and memLevel 8, 194 KiB and 40 KiB.  Each is made when it is first needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gws.errors import HandshakeError, InvalidPayload, MessageTooBig
+
+__all__ = ["NAME", "Compression", "Deflate", "Parameters", "accept", "accepted", "deflate_once", "offer"]
+
+NAME = "permessage-deflate"
+
+Extension = tuple[str, Sequence[tuple[str, "str | None"]]]  # name and parameters, as handshake.extensions() has them
+Key = tuple[Any, ...]  # what makes a deflater, and its arguments
+
+_TAIL = b"\x00\x00\xff\xff"
+_CHUNK = 4096
+_MAX_FINAL_BLOCKS = 4096
+
+# gevent-gws[fast] installs isal, which deflates JSON of 1 KiB in 7 us where zlib takes 20, and 64 KiB in 0.12 ms where
+# zlib takes 1.0.  The output is a fifth larger, as at zlib's level 1, and a context costs 77 KiB.  It does not inflate
+# for us, for it would be slower at 1 KiB.  GWS_ZLIB=zlib keeps to the standard library.
+try:
+    _igzip: Any = None if os.environ.get("GWS_ZLIB") == "zlib" else importlib.import_module("isal.isal_zlib")
+except ImportError:
+    _igzip = None
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a user may set, for a server or a client.
+
+    threshold         messages of fewer bytes are sent as they are
+    window_bits       the largest LZ77 window that we deflate with, 8 to 15: 2 ** bits bytes
+    peer_window_bits  the largest that we let the peer use.  None is what costs no connection: a server asks for its own
+                      window_bits where the client can do it, a client asks for nothing
+    mem_level, level  zlib's.  At the default level (-1) and at 1, isal deflates if it is installed
+    *_no_context_takeover    ask for messages that are compressed each on its own: less memory, and less compression
+    """
+
+    threshold: int = 128
+    window_bits: int = 12
+    peer_window_bits: int | None = None
+    mem_level: int = 5
+    level: int = zlib.Z_DEFAULT_COMPRESSION
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in _SETTINGS.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} cannot be {getattr(self, name)!r}")
+
+
+_SETTINGS: Mapping[str, Sequence[int | None]] = {
+    "window_bits": range(8, 16),
+    "peer_window_bits": [None, *range(8, 16)],
+    "mem_level": range(1, 10),
+    "level": range(-1, 10),
+}
+
+
+class Parameters(NamedTuple):
+    """What both ends have agreed on (RFC 7692 section 7.1)."""
+
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    server_max_window_bits: int = 15
+    client_max_window_bits: int = 15
+
+
+def offer(compression: Compression) -> str:
+    """Return a client's offer, the value of its Sec-WebSocket-Extensions."""
+    params: dict[str, int] = {name: True for name in _FLAGS if getattr(compression, name)}
+    if compression.peer_window_bits is not None:
+        params["server_max_window_bits"] = compression.peer_window_bits
+    return _header({**params, "client_max_window_bits": True})
+
+
+def accept(offers: Iterable[Extension], compression: Compression) -> tuple[str, Parameters] | None:
+    """Choose the first sound one of a client's offers; return the answer's value and what it agrees to.
+
+    None: there is none, and the connection goes on without compression.
+    """
+    for name, params in offers:
+        if name == NAME:
+            try:
+                return _answer(_parse(params, _OFFERED), compression)
+            except ValueError:
+                continue  # "A server MUST decline an extension negotiation offer" that is not sound; others may follow.
+    return None
+
+
+def accepted(answer: Sequence[Extension], compression: Compression | None) -> Parameters | None:
+    """Judge the server's answer to offer(compression), or to no offer; None: there is no compression.
+
+    HandshakeError for an answer to something else than what was offered.
+    """
+    if not answer:
+        return None
+    if compression is None or len(answer) > 1 or answer[0][0] != NAME:
+        raise _refusal("extensions that we did not ask for (RFC 6455 section 9.1)")
+    try:
+        params = _parse(answer[0][1], _ANSWERED)
+    except ValueError as err:
+        raise _refusal(f"{err} (RFC 7692 section 7.1)") from err
+    if compression.server_no_context_takeover and "server_no_context_takeover" not in params:
+        raise _refusal("no server_no_context_takeover, as we had asked (RFC 7692 section 7.1.1.1)")
+    if params.get("server_max_window_bits", 15) > (compression.peer_window_bits or 15):
+        raise _refusal("a larger server_max_window_bits than we had asked (RFC 7692 section 7.1.2.1)")
+    if compression.client_no_context_takeover:
+        # "even if the server doesn't include" it in its answer, "the client is not going to use context takeover"
+        params["client_no_context_takeover"] = True
+    return Parameters(**params)
+
+
+def deflate_once(message: bytes, key: Key) -> bytes:
+    """Deflate one whole message, for all connections whose share() returned this key."""
+    deflater = _deflater(key)
+    return (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+class Deflate:
+    """One connection's compression, in both directions."""
+
+    __slots__ = ("_deflater", "_idle", "_inflater", "_key", "_peer_bits", "_peer_takeover", "_takeover", "_threshold")
+
+    def __init__(self, parameters: Parameters, compression: Compression, *, server: bool) -> None:
+        fresh, peer_fresh, bits, peer_bits = parameters
+        if not server:
+            fresh, peer_fresh, bits, peer_bits = peer_fresh, fresh, peer_bits, bits
+        self._threshold = compression.threshold
+        self._key = _key(compression, min(bits, compression.window_bits))
+        self._takeover, self._peer_takeover = not fresh, not peer_fresh
+        self._peer_bits = peer_bits
+        self._deflater: zlib._Compress | None = None
+        self._inflater: zlib._Decompress | None = None
+        self._idle = True
+
+    def __repr__(self) -> str:
+        own = -self._key[3], self._takeover, self._deflater
+        peer = self._peer_bits, self._peer_takeover, self._inflater
+        ends = (f"{bits} bits{', takeover' * takeover}{', held' * bool(held)}" for bits, takeover, held in (own, peer))
+        return f"<Deflate own: {next(ends)}; peer: {next(ends)}>"
+
+    def wants(self, message: bytes) -> bool:
+        """Tell whether a message is large enough to be worth deflating."""
+        return len(message) >= self._threshold
+
+    def deflate(self, message: bytes) -> bytes:
+        """Deflate one whole message: the payload of a frame with RSV1 set.
+
+        The peer's window follows ours, so results must be sent, in the order of the calls; if one cannot be, release().
+        """
+        if not self._takeover:
+            return deflate_once(message, self._key)
+        self._idle = False
+        deflater = self._deflater
+        if deflater is None:
+            deflater = self._deflater = _deflater(self._key)
+        # "Remove 4 octets (that are 0x00 0x00 0xff 0xff) from the tail end."  (7.2.1)
+        return (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def inflate(self, data: bytes, limit: int, final: bool) -> bytes:
+        """Inflate the next fragment of a message, or any piece; `final`: the message ends with it.
+
+        Raises MessageTooBig when it yields more than `limit` bytes (below sys.maxsize), and never holds more;
+        InvalidPayload for what is no DEFLATE stream, or refers to something before the window that was agreed on.
+        """
+        inflater = self._inflater
+        if inflater is None:
+            inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
+        try:
+            # "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."  (7.2.2)
+            # zlib may yield one byte more than allowed: that byte alone tells a message that goes on beyond the limit
+            # from one that ends there, and as long as it does not come, zlib has taken in all of the data.
+            message = inflater.decompress(data + _TAIL if final else data, limit + 1)
+            if inflater.eof:
+                message = self._inflate_on(inflater, message, limit, final)
+        except zlib.error as err:
+            raise InvalidPayload(f"cannot inflate the message: {err}") from err
+        if len(message) > limit:
+            raise MessageTooBig("the message inflates to more than max_message")
+        if final and not self._peer_takeover:
+            self._inflater = None
+        return message
+
+    def share(self) -> Key:
+        """Return the key to what deflate_once() makes for this connection too, to be sent instead of deflate()'s.
+
+        Such a message refers to nothing before it, so any peer can inflate it.  But it is then in the peer's window and
+        not in our deflater's, which would go on to refer to places where the peer holds something else.  So that one is
+        dropped here: the next message from deflate() refers to nothing before it either.
+        """
+        self._deflater = None
+        return self._key
+
+    def release(self) -> None:
+        """Drop the deflater; legal between any two messages.  (When the inflater may go is the peer's to say.)"""
+        self._deflater = None
+
+    def release_idle(self) -> None:
+        """Drop the deflater if nothing was deflated since the last call: for a timer."""
+        if self._idle:
+            self._deflater = None
+        self._idle = True
+
+    def _inflate_on(self, inflater: zlib._Decompress, head: bytes, limit: int, final: bool) -> bytes:
+        """Inflate what follows a block with BFINAL set: "The next DEFLATE block follows" (7.2.1), a stream of its own.
+
+        It goes in chunks, as zlib copies what a stream leaves unused: many short ones would copy the rest many times.
+        """
+        message = bytearray(head)
+        rest = memoryview(inflater.unused_data)
+        # Who ends a message with Z_FINISH may leave out the 0x00 that should follow; our tail, left alone, is no block.
+        end = len(rest) - (len(_TAIL) if final else 0)
+        at = blocks = 0
+        while len(message) <= limit:
+            if inflater.eof:
+                self._inflater = None
+                if at >= end:
+                    break
+                blocks += 1
+                if blocks > _MAX_FINAL_BLOCKS:  # each costs an inflater
+                    raise InvalidPayload("too many final DEFLATE blocks in a fragment")
+                inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
+            elif at == len(rest):
+                break
+            chunk = rest[at : at + _CHUNK]
+            message += inflater.decompress(chunk, limit + 1 - len(message))
+            at += len(chunk) - len(inflater.unused_data)
+        return bytes(message)
+
+
+# The values that each parameter may have, and what they mean.  (7.1)
+_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
+_BITS: Mapping[str | None, int] = {str(bits): bits for bits in range(8, 16)}
+_ANSWERED: Mapping[str, Mapping[str | None, int]] = {
+    **{name: {None: True} for name in _FLAGS},
+    "server_max_window_bits": _BITS,
+    "client_max_window_bits": _BITS,
+}
+_OFFERED = {**_ANSWERED, "client_max_window_bits": {**_BITS, None: 15}}
+
+
+def _parse(params: Iterable[tuple[str, str | None]], known: Mapping[str, Mapping[str | None, int]]) -> dict[str, Any]:
+    """Read the parameters of an offer or of an answer; ValueError names the first that is not allowed there."""
+    parsed: dict[str, Any] = {}
+    for name, value in params:
+        if name in parsed:
+            raise ValueError(f"{name} twice")
+        if value not in known.get(name, ()):
+            raise ValueError(name if value is None else f"{name}={value}")
+        parsed[name] = known[name][value]
+    return parsed
+
+
+def _answer(offered: Mapping[str, int], compression: Compression) -> tuple[str, Parameters]:
+    """Answer a sound offer: all that it asks for, and nothing that the client may not know."""
+    # A client that offers client_no_context_takeover keeps to it in any case; repeating it lets us hold no context.
+    agreed: dict[str, Any] = {name: True for name in _FLAGS if name in offered or getattr(compression, name)}
+    peer_window_bits = compression.peer_window_bits or compression.window_bits
+    for name, ours in ("server_max_window_bits", compression.window_bits), ("client_max_window_bits", peer_window_bits):
+        if name in offered:
+            agreed[name] = min(offered[name], ours)
+    return _header(agreed), Parameters(**agreed)
+
+
+def _header(params: Mapping[str, int]) -> str:
+    return "; ".join([NAME, *(name if value is True else f"{name}={value}" for name, value in params.items())])
+
+
+def _refusal(what: str) -> HandshakeError:
+    return HandshakeError(101, f"the server answered with {what}")
+
+
+def _key(compression: Compression, bits: int) -> Key:
+    if _igzip is not None and bits > 8 and compression.level in (zlib.Z_DEFAULT_COMPRESSION, zlib.Z_BEST_SPEED):
+        return _igzip.compressobj, zlib.Z_BEST_SPEED, zlib.DEFLATED, -bits, compression.mem_level
+    # zlib cannot deflate with 8 bits.  But with 9 it never refers farther back than 2 ** 9 - MIN_LOOKAHEAD = 250 bytes,
+    # which a window of 2 ** 8 bytes holds.
+    return zlib.compressobj, compression.level, zlib.DEFLATED, -max(bits, 9), compression.mem_level
+
+
+def _deflater(key: Key) -> zlib._Compress:
+    make, *arguments = key
+    return make(*arguments)  # type: ignore[no-any-return]

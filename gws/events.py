@@ -1,0 +1,55 @@
+"""Who is to be told of what: a table of event -> callbacks, filled by `on()`.
+
+Knows no event by name but those it is made with, and nothing of connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
+
+__all__ = ["Events"]
+
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+
+class Events:
+    """A table of events.   Several callbacks to one event are called in the order in which they came."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, names: Iterable[str]):
+        self.table: dict[str, list[Callable[..., Any]]] = {name: [] for name in names}
+
+    def __repr__(self) -> str:
+        return f"<Events {', '.join(f'{name}: {len(them)}' for name, them in self.table.items() if them)}>"
+
+    @overload
+    def on(self, event: str, callback: Callback) -> Callback: ...
+
+    @overload
+    def on(self, event: str) -> Callable[[Callback], Callback]: ...
+
+    def on(self, event: str, callback: Any = None) -> Any:
+        """Call `callback` on `event`; without a callback, return a decorator.   ValueError for an unknown event."""
+        callbacks = self._callbacks(event)
+        if callback is None:
+            return lambda function: self.on(event, function)
+        if not callable(callback):
+            raise TypeError(f"a callback for {event!r} must be callable, not {type(callback).__name__}")
+        callbacks.append(callback)
+        return callback
+
+    def off(self, event: str, callback: Callable[..., Any]) -> None:
+        """Call `callback` no longer.   ValueError if it was not there."""
+        self._callbacks(event).remove(callback)
+
+    def emit(self, event: str, *args: Any) -> None:
+        """Call whoever asked for `event`.   What a callback raises goes to the caller.   Blocks if a callback does."""
+        for callback in tuple(self.table[event]):  # one may take itself off
+            callback(*args)
+
+    def _callbacks(self, event: str) -> list[Callable[..., Any]]:
+        if event not in self.table:
+            raise ValueError(f"there is no event {event!r}; there are {', '.join(self.table)}")
+        return self.table[event]

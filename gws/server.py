@@ -1,0 +1,373 @@
+"""A WebSocket server: listening, the opening handshake, the `on()` table, keepalive, stopping.
+
+Knows nothing of frames.  Each accepted socket has one greenlet, which shakes hands, calls `connection`, and then reads
+and dispatches until the end (skynet's `websocket.accept`).
+
+    import gws.server as server
+
+    @server.on("message")
+    def message(fd, msg):
+        fd.write(msg)
+
+    server.listen(address="127.0.0.1", port=8888)
+
+`on`, `listen`, `start` and `stop` are those of a default `Server`; for two servers in one process, make two.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl as tls
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gevent
+from _socket import socket
+from gevent import getcurrent
+from gevent.event import Event
+from greenlet import greenlet
+
+from gws import handshake, http, sockethelper
+from gws.errors import HandshakeError
+from gws.events import Events
+from gws.keepalive import Keepalive, keepalive
+from gws.listener import Listener
+from gws.stream import Stream
+from gws.websocket import Limits, WebSocket
+
+__all__ = ["EVENTS", "Options", "Server", "listen", "off", "on", "start", "stop"]
+
+log = logging.getLogger("gws")
+
+EVENTS = ("handshake", "http", "connection", "message", "ping", "pong", "warning", "error", "disconnect")
+
+_LINGER = 2.0  # seconds that a refused peer has for reading the refusal
+_REFUSALS = 256  # connections beyond `maxclient` that are told so at a time; others wait in the backlog
+
+
+@dataclass(frozen=True)
+class Options(Limits):
+    """The options of `listen()` and `start()`, besides where to listen."""
+
+    max_header: int = 8192  #: bytes in the head of a request; beyond it: 431
+    handshake_timeout: float = 10  #: seconds for TLS and the opening handshake together; beyond it: 408
+    maxclient: int = 65535  #: connections at a time; beyond it: 503
+    origins: Iterable[str] | None = (
+        None  #: origins that a browser's page may have; None: the same as the Host; "*": any
+    )
+    protocols: Iterable[str] = ()  #: subprotocols that we speak
+    ssl: tls.SSLContext | None = None  #: for wss
+    certfile: str | None = None  #: instead of `ssl`: a PEM file with the certificate (and its chain)
+    keyfile: str | None = None  #: the PEM file with its key, if that is not in `certfile`
+    backlog: int = 4096  #: connections that the kernel keeps for us until we accept them
+    nodelay: bool = True  #: send small frames at once (TCP_NODELAY)
+    reuse_port: bool = False  #: let several processes listen on one port (SO_REUSEPORT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_header", "handshake_timeout", "maxclient", "backlog"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if isinstance(self.protocols, str):
+            raise TypeError("protocols must be a sequence of str, not str")
+
+
+class Server:
+    """A server and its connections.   `on()` may be called at any time; `fds` holds the open connections."""
+
+    def __init__(self) -> None:
+        self._events = Events(EVENTS)
+        self.on = self._events.on
+        self.off = self._events.off
+        self.options = Options()
+        self.fds: set[WebSocket] = set()
+        self.address: Any = None  #: where it listens: (host, port), or the path of a Unix socket
+        self._greenlets: dict[greenlet, WebSocket | None] = {}  # of each accepted socket
+        self._listener: Listener | None = None
+        self._context: tls.SSLContext | None = None
+        self._keepalive: Keepalive | None = None
+        self._stopped = Event()
+        self._emptied: Event | None = None  # set when no more than `_staying` sockets are left
+        self._staying = 0
+
+    def __repr__(self) -> str:
+        state = f"on {self.address}" if self._listener else "stopped"
+        return f"<Server {state}, {len(self.fds)} connections>"
+
+    # ------------------------------------------------------------------------------------- starting, stopping
+
+    def listen(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
+        """Serve until stopped; SIGTERM and SIGINT stop gracefully, a second one at once.   Blocks.
+
+        `options` are the fields of `Options`; `path` is a Unix socket's, instead of an address and a port.
+        """
+        self.start(address, port, path=path, **options)
+        watchers = [gevent.signal_handler(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            self._stopped.wait()
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            self.stop(timeout=0)
+
+    def start(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
+        """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved."""
+        if self._listener is not None:
+            raise RuntimeError(f"{self!r} is serving already")
+        self.options = opts = _options(options)
+        self._context = opts.ssl or (
+            sockethelper.server_context(opts.certfile, opts.keyfile) if opts.certfile else None
+        )
+        where: Any = {"path": path} if path is not None else {"address": address, "port": port}
+        sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
+        self.address = sock.getsockname() if path is None else path
+        if opts.ping_interval is not None:
+            self._keepalive = keepalive(opts.ping_interval, opts.ping_timeout)
+        self._stopped.clear()
+        self._listener = Listener(sock, self._accepted)
+        self._listener.start()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on: the one that the kernel chose, for port 0."""
+        return int(self.address[1])
+
+    def stop(self, code: int = 1001, reason: str = "", timeout: float | None = None) -> list[WebSocket]:
+        """Take no more connections, close those that are open, and cut what is left after `timeout` seconds.   Blocks.
+
+        Returns the connections that had to be cut.  `timeout` is `close_timeout` by default.
+        """
+        if self._listener is not None:
+            self._unlisten()
+            log.info("stopping: %d connections are open", len(self.fds))
+        me = getcurrent()
+        for running, fd in list(self._greenlets.items()):
+            if fd is None and running is not me:
+                gevent.kill(running)  # it has not shaken hands yet: nothing is lost
+            elif fd is not None:
+                gevent.spawn(fd.close, code, reason)
+        self._wait_until_empty(self.options.close_timeout if timeout is None else timeout)
+        cut = self._cut_all()
+        self._stopped.set()
+        return cut
+
+    def _unlisten(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        sockethelper.close(self._listener.sock)
+        self._listener = None
+
+    def _wait_until_empty(self, timeout: float) -> None:
+        self._staying = int(getcurrent() in self._greenlets)  # a handler that stops its own server
+        if len(self._greenlets) > self._staying and timeout > 0:
+            self._emptied = Event()
+            self._emptied.wait(timeout)
+            self._emptied = None
+
+    def _cut_all(self) -> list[WebSocket]:
+        cut = []
+        for running, fd in list(self._greenlets.items()):
+            if fd is not None and not fd.closed:
+                cut.append(fd)
+                fd.cut(1001, "the server stopped")
+            if running is not getcurrent():
+                gevent.kill(running)
+        return cut
+
+    def _signalled(self) -> None:
+        if self._listener is None:
+            log.info("stopping at once")
+            self._stopped.set()
+        else:
+            self._unlisten()
+            gevent.spawn(self.stop)
+
+    # ------------------------------------------------------------------------------------- one socket's life
+
+    def _accepted(self, sock: socket, addr: Any) -> None:
+        """Give an accepted socket its greenlet; in the hub."""
+        running = greenlet(self._serve, gevent.get_hub())
+        self._greenlets[running] = None
+        if len(self._greenlets) >= self.options.maxclient + _REFUSALS and self._listener is not None:
+            self._listener.pause()
+        running.switch(sock, addr)
+
+    def _serve(self, sock: socket, addr: Any) -> None:
+        me = getcurrent()
+        try:
+            fd = self._shake_hands(sock, addr or self.address)
+            if fd is not None:
+                self._greenlets[me] = fd
+                self._converse(fd)
+        except gevent.GreenletExit:
+            pass
+        except (EOFError, OSError) as error:
+            log.debug("%s left during the handshake: %s", addr, error)
+        except Exception:
+            log.exception("serving %s failed", addr)
+        finally:
+            self._left(me)
+
+    def _left(self, running: greenlet) -> None:
+        del self._greenlets[running]
+        if self._emptied is not None and len(self._greenlets) <= self._staying:
+            self._emptied.set()
+        if self._listener is not None and len(self._greenlets) == self.options.maxclient + _REFUSALS - 1:
+            self._listener.start()
+
+    def _shake_hands(self, sock: socket, addr: Any) -> WebSocket | None:
+        """Open the connection; or answer in plain HTTP, close the socket, and return None."""
+        stream = None
+        try:
+            try:
+                with gevent.Timeout(self.options.handshake_timeout, _TooSlow):
+                    stream = self._stream(sock)
+                    answer = self._upgrade(stream, addr)
+            except _TooSlow:
+                answer = _TOO_SLOW
+            if isinstance(answer, WebSocket):
+                return answer
+            if stream is not None:
+                _respond(stream, answer)
+        except BaseException:
+            if stream is not None:
+                stream.close()
+            raise
+        if stream is not None:
+            stream.close()
+        return None
+
+    def _stream(self, sock: Any) -> Stream:
+        if self._context is not None:
+            sock = sockethelper.start_tls(sock, self._context, server_side=True)
+        return Stream(sock, masked=True)
+
+    def _upgrade(self, stream: Stream, addr: Any) -> WebSocket | bytes:
+        """Read the request, and accept it or return the answer that refuses it (section 4.2)."""
+        head_only = False
+        try:
+            request = http.parse_request(stream.read_head(self.options.max_header))
+            head_only = request.method == "HEAD"
+            if handshake.wants_websocket(request):
+                return self._accept(stream, addr, request)
+            answer = self._ask_http(request)
+        except HandshakeError as refusal:
+            log.info("refused %s: %s", addr, refusal)
+            answer = http.response(refusal)
+        except (EOFError, OSError):
+            raise
+        except Exception:
+            log.exception("a handler of %s's request failed", addr)
+            answer = http.response(HandshakeError(500, "the server has failed"))
+        return http.encode_response(answer.status, answer.headers, answer.body, head_only=head_only)
+
+    def _accept(self, stream: Stream, addr: Any, request: http.Request) -> WebSocket:
+        options = self.options
+        key = handshake.check_upgrade(request)
+        handshake.check_origin(request, options.origins)
+        if len(self.fds) >= options.maxclient:
+            raise HandshakeError(503, "the server is full")
+        fd = WebSocket(stream, self, options, server=True, addr=addr)
+        fd.request = request
+        fd.protocol = handshake.choose_protocol(request, options.protocols)
+        for callback in self._events.table["handshake"]:
+            _judge(callback(fd, request))
+        stream.write(handshake.accept_response(key, fd.protocol))
+        fd.opened()
+        return fd
+
+    def _ask_http(self, request: http.Request) -> http.Response:
+        for callback in self._events.table["http"]:
+            answer = callback(request)
+            if answer is not None:
+                return http.response(answer)
+        handshake.check_upgrade(request)  # raises: 426
+        raise AssertionError("a plain request was taken for an upgrade")
+
+    def _converse(self, fd: WebSocket) -> None:
+        """The connection's life, from the 101 to the end."""
+        self.fds.add(fd)
+        if self._keepalive is not None:
+            self._keepalive.add(fd)
+        try:
+            self._dispatch(fd)
+        finally:
+            if self._keepalive is not None:
+                self._keepalive.discard(fd)
+            self.fds.discard(fd)
+            fd.cut(1001, "")
+            self._tell("disconnect", fd, fd.code, fd.reason)
+
+    def _dispatch(self, fd: WebSocket) -> None:
+        try:
+            for callback in self._events.table["connection"]:
+                callback(fd, fd.addr)
+            messages = self._events.table["message"]
+            while True:
+                message = fd.read()
+                for callback in messages:
+                    callback(fd, message)
+        except Exception as error:
+            wrong = fd.verdict(error)
+            if wrong is not None:
+                self._tell("error", fd, wrong)
+            fd.close(1011, "the server has failed")  # unless it is over
+
+    def _tell(self, event: str, *args: Any) -> None:
+        """Emit what comes after the last chance to act on a failure: that of a callback is logged."""
+        try:
+            self._events.emit(event, *args)
+        except Exception:
+            log.exception("a handler of %r failed", event)
+
+    def told(self, fd: WebSocket, event: str, value: Any) -> None:
+        """Hear from a connection (see `websocket.Owner`)."""
+        if not self._events.table[event]:
+            return
+        if event == "warning":
+            gevent.spawn(self._tell, event, fd, value)
+        else:
+            self._events.emit(event, fd, value)
+
+
+class _TooSlow(BaseException):
+    """The handshake's time is over; not an Exception, so that no handler swallows it."""
+
+
+_TOO_SLOW = http.encode_response(408, (), b"the handshake took too long\n")
+
+
+def _respond(stream: Stream, answer: bytes) -> None:
+    """Answer in plain HTTP, and see to it that the peer can read the answer to its end."""
+    with gevent.Timeout(_LINGER, False):  # type: ignore[arg-type]  # False: in silence
+        stream.write(answer)
+        stream.drain()
+        stream.shutdown()
+        stream.linger()
+
+
+def _judge(verdict: Any) -> None:
+    """Raise what a handshake handler has returned, if that is a refusal."""
+    if verdict is None or verdict is True:
+        return
+    if isinstance(verdict, HandshakeError):
+        raise verdict
+    answer = http.response(verdict)
+    raise HandshakeError(answer.status, f"refused with {answer.status}", answer.headers, answer.body)
+
+
+def _options(options: dict[str, Any]) -> Options:
+    unknown = set(options) - {field.name for field in fields(Options)}
+    if unknown:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}; see gws.server.Options")
+    return Options(**options)
+
+
+default = Server()
+on = default.on
+off = default.off
+listen = default.listen
+start = default.start
+stop = default.stop

@@ -1,0 +1,60 @@
+"""A look at a service: what it has done, and what each of its greenlets waits for.
+
+Does not know how to change anything.
+"""
+
+from __future__ import annotations
+
+import os.path
+from typing import NamedTuple
+
+from gws.mailbox import Service
+from gws.queue import waiting
+from gws.task import Task, trace
+
+__all__ = ["Stat", "stat"]
+
+INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task")  # modules that nobody looks for
+
+
+class Stat(NamedTuple):
+    """A service, as it is now."""
+
+    address: str
+    kind: str  # the name of its class
+    names: tuple[str, ...]
+    mailbox: int  # messages that have not started
+    messages: int  # messages that have
+    time: float  # processor time, in seconds
+    started: float  # as of time.time()
+    greenlets: list[tuple[str, str]]  # the calls that led to each of its greenlets, and what that waits for
+
+
+def stat(service: Service) -> Stat:
+    """Look at a service."""
+    greenlets = sorted((trace(task, task.caller), waits_for(task)) for task in service.parked)
+    return Stat(
+        service.address,
+        service.kind,
+        service.names,
+        len(service.mailbox),
+        service.handled,
+        service.time,
+        service.started,
+        greenlets,
+    )
+
+
+def waits_for(task: Task) -> str:
+    """Return what a task waits for, and where: "call :00000003 Db.load at enter (rooms.py:12)"."""
+    if task.greenlet is None:
+        return "its time"
+    verb, frame = "nothing", task.greenlet.gr_frame
+    while frame is not None and frame.f_globals["__name__"].startswith(INNER):
+        verb, frame = frame.f_code.co_name, frame.f_back
+    awaited = waiting.get(task.greenlet)
+    what = verb if awaited is None else f"call {awaited}" if isinstance(awaited, Task) else repr(awaited)
+    if frame is None:
+        return what
+    code = frame.f_code
+    return f"{what} at {code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})"

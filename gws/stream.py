@@ -1,0 +1,314 @@
+"""One socket's bytes in order: an HTTP head, frames in, frames out, and what the kernel has not taken yet.
+
+Knows neither what a message is nor what HTTP means.  This is the plain twin of `_stream.pyx`: same contract, same
+tests, no compiler.  It never asks the socket to wait: it parks its greenlet, and a watcher on the descriptor wakes it.
+
+    Stream(sock, *, masked)                 masked: what the peer owes us (True to a server, False to a client)
+      read_head(limit) -> bytes             an HTTP head, through its blank line; nothing beyond it is consumed
+      read_frame(limit, partial, text) -> (first, payload)     the next frame, unmasked
+      write(data), write_frame(first, payload)           queue, send, and block while the peer is too slow
+      post(data)                            queue, and send at the end of this turn of the loop; never blocks
+      pending                               bytes that the kernel has not taken yet
+      close()
+
+The end of the peer's bytes is an EOFError, a failed socket an OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from _socket import SHUT_WR, socket
+from gevent import getcurrent
+from gevent.exceptions import BlockingSwitchOutError
+from greenlet import greenlet
+
+from gws.errors import HandshakeError, MessageTooBig, ProtocolError
+from gws.frame import FIN, TEXT, Header, decode_header, encode_header, mask, new_mask
+from gws.outbox import AGAIN, Outbox
+from gws.utf8 import Utf8, decode
+
+__all__ = ["Plain", "Stream"]
+
+_READ = 1  # libev's EV_READ; libuv's loop takes the same
+_GLUE = 16 * 1024  # payloads up to this are copied behind their header: cheaper than one more chunk
+
+Partial = Callable[[int, bytes], None]
+
+
+class Stream(Outbox):
+    """The bytes of one connection.   One greenlet may read at a time; any number may write.
+
+    `rsv` holds the reserved bits that an extension has given a meaning; `warn`, if set, is called with the pending
+    bytes when they pass 1 MiB, at each doubling from there, and with 0 when the peer has caught up.  It may be called
+    in the hub and must not block.  `received` counts the bytes that came in.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ahead",
+        "_body",
+        "_data",
+        "_masked",
+        "_pos",
+        "_read_watcher",
+        "_reader",
+        "_utf8",
+        "_wrong",
+        "received",
+        "rsv",
+    )
+
+    def __init__(self, sock: socket, *, masked: bool):
+        super().__init__(sock)
+        self._masked = masked
+        self._read_watcher: Any = self._hub.loop.io(sock.fileno(), _READ)
+        self._reader: greenlet | None = None
+        self._data = b""  # received, not yet parsed, from _pos on
+        self._pos = 0
+        self._ahead: Header | None = None  # the header of the frame at hand, once it is whole; _pos is behind it
+        self._body: bytearray | None = None  # its payload so far, unmasked, if it did not come in one piece
+        self._utf8: Utf8 | None = None  # of a text that does not come in one piece
+        self._wrong: ProtocolError | None = None  # what the peer broke: every further read tells it again
+        self.received = 0
+        self.rsv = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"fd={self._sock.fileno()} pending={self.pending}"
+        return f"<{type(self).__name__} {state}>"
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def reading(self) -> bool:
+        """Whether a greenlet waits in a read."""
+        return self._reader is not None
+
+    @property
+    def unread(self) -> bool:
+        """Whether the kernel holds bytes that nobody has read yet."""
+        if self._closed:
+            return False
+        (count,) = struct.unpack("i", fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4)))
+        return bool(count)
+
+    def read_head(self, limit: int) -> bytes:
+        """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
+        seen = 0  # bytes from _pos on that were searched already
+        while True:
+            end = self._data.find(b"\r\n\r\n", self._pos + max(0, seen - 3)) + 4
+            seen = len(self._data) - self._pos
+            if (end - self._pos if end > 3 else seen) > limit:
+                raise HandshakeError(431, f"the head is longer than {limit} bytes")
+            if end > 3:
+                head = self._data[self._pos : end]
+                self._pos = end
+                return head
+            self._receive()
+
+    def read_frame(self, limit: int, partial: Partial | None = None, text: bool = False) -> tuple[int, Any]:
+        """Read the next frame: its first byte (FIN, RSV, opcode) and its payload.   Blocks.
+
+        `limit` bounds a data frame's payload in bytes (else MessageTooBig, before any of it is taken).  A frame that
+        does not come in one piece is shown to `partial(first, piece)` piece by piece before the wait for more, so
+        that what is wrong with it can be told early; what that raises ends the read.  With `text`, the payload of an
+        unfragmented text frame comes as str instead, its UTF-8 judged as it comes (else InvalidPayload).
+        """
+        if self._wrong is not None:
+            raise self._wrong
+        try:
+            while not (self._ahead or self._next_header()) or not self._payload_is_whole(limit, partial, text):
+                self._receive()
+            first, payload = self._take()
+            return first, decode(payload) if text and first == FIN | TEXT else payload
+        except ProtocolError as error:
+            self._wrong = error  # what comes behind it has no meaning any more
+            raise
+
+    def _next_header(self) -> bool:
+        header = decode_header(self._data, masked=self._masked, rsv=self.rsv, start=self._pos)
+        if header is None:
+            return False
+        self._ahead = header
+        self._pos += header.size
+        return True
+
+    def _payload_is_whole(self, limit: int, partial: Partial | None, text: bool) -> bool:
+        header = self._ahead
+        assert header
+        if header.length > limit and header.first & 0x0F < 8:
+            raise MessageTooBig(f"a message is longer than the {limit} bytes that were left for it")
+        if self._body is None:
+            if len(self._data) - self._pos >= header.length:
+                return True
+            self._body = bytearray()
+            self._utf8 = Utf8() if text and header.first == FIN | TEXT else None
+        piece = self._data[self._pos : self._pos + header.length - len(self._body)]
+        if piece:
+            self._grow(header, piece, partial)
+        return len(self._body) == header.length
+
+    def _grow(self, header: Header, piece: bytes, partial: Partial | None) -> None:
+        assert self._body is not None
+        self._pos += len(piece)
+        if header.mask is not None:
+            turn = len(self._body) % 4
+            piece = mask(piece, header.mask[turn:] + header.mask[:turn])
+        self._body += piece
+        if self._utf8 is not None:
+            self._utf8.see(piece)
+        elif partial is not None and len(self._body) < header.length:
+            partial(header.first, piece)
+
+    def _take(self) -> tuple[int, bytes]:
+        header, body = self._ahead, self._body
+        assert header
+        self._ahead = self._body = None
+        if body is not None:
+            payload = bytes(body)
+        else:
+            payload = self._data[self._pos : self._pos + header.length]
+            self._pos += header.length
+            if header.mask is not None:
+                payload = mask(payload, header.mask)
+        self._corked = self._pos < len(self._data) and self._another_waits()
+        return header.first, payload
+
+    def _another_waits(self) -> bool:
+        """Tell whether the next frame is here, whole.  Corking: while one is, its reply can share a send with ours."""
+        try:
+            header = decode_header(self._data, masked=self._masked, rsv=self.rsv, start=self._pos)
+        except Exception:  # told by the read that comes to it
+            return False
+        if header is None or len(self._data) - self._pos - header.size < header.length:
+            return False
+        self._ahead = header
+        self._pos += header.size
+        return True
+
+    def _receive(self) -> None:
+        """Add to `_data` what one recv brings.   Blocks.
+
+        Waits first and receives then, once a turn: no second recv is needed to learn that the socket is empty, and
+        whoever sends without pause leaves the hub to the others in between.  An exception that lands here (a Timeout,
+        a kill) lands in the wait, before a byte was taken.
+        """
+        self._check()
+        self._corked = False
+        self._push()
+        self._data, self._pos = self._data[self._pos :], 0  # who is idle holds no buffer
+        while True:
+            self._park()
+            try:
+                count = self._sock.recv_into(self._turn.scratch)
+                break
+            except AGAIN:
+                continue
+        if not count:
+            raise EOFError("the peer closed the connection")
+        self.received += count
+        self._data += self._turn.scratch[:count]
+
+    def _park(self) -> None:
+        """Wait until the socket is readable.  The watcher persists from read to read, and stops if nobody reads."""
+        if self._closed:
+            raise EOFError("the connection was closed")
+        if self._reader is not None:
+            raise RuntimeError(f"{self!r} is being read by {self._reader!r} already")
+        reader = getcurrent()
+        if reader is self._hub:
+            raise BlockingSwitchOutError("a read would block the hub")
+        if self._tls and self._sock.pending():  # type: ignore[attr-defined]  # decrypted: the kernel knows nothing of it
+            self._hub.loop.run_callback(self._readable)
+        elif not self._read_watcher.active:
+            self._read_watcher.start(self._readable)
+        self._reader = reader
+        try:
+            self._hub.switch()
+        finally:
+            self._reader = None
+        if self._closed:
+            raise EOFError("the connection was closed")
+
+    def _readable(self) -> None:
+        if self._reader is not None:
+            self._reader.switch()
+        elif not self._closed:
+            self._read_watcher.stop()  # TCP holds the peer back from here on
+
+    # --------------------------------------------------------------------------------------------------- writing
+
+    def write_frame(self, first: int, payload: bytes | str) -> None:
+        """Write one frame, masked if we are the client.   Blocks while the peer is too slow.
+
+        `payload` is bytes, or str: its UTF-8.
+        """
+        self._check()
+        if isinstance(payload, str):
+            payload = payload.encode()
+        if self._masked:
+            header = encode_header(first, len(payload))
+        else:
+            key = new_mask()
+            header = encode_header(first, len(payload), key)
+            payload = mask(payload, key)
+        if len(payload) <= _GLUE:
+            self._put(header + payload)
+        else:
+            self._put(header)
+            self._put(payload)
+        self._leave()
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def shutdown(self) -> None:
+        """Tell the peer that nothing more comes from us (a TCP FIN); reading goes on."""
+        self.flush()
+        with contextlib.suppress(OSError, ValueError):
+            if self._tls:
+                with contextlib.suppress(*AGAIN):
+                    self._sock.unwrap()  # type: ignore[attr-defined]  # its close_notify; we do not wait for the peer's
+            self._sock.shutdown(SHUT_WR)
+
+    def linger(self) -> None:
+        """Throw away what the peer still sends, until it closes.   Blocks.
+
+        Closing a socket with bytes unread resets it, and takes our last words from the peer.
+        """
+        self._ahead = self._body = None
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._data, self._pos = b"", 0
+                self._receive()
+
+    def close(self) -> None:
+        """Close the socket; whoever waits in a read or a write is told.  Safe to repeat.
+
+        Every watcher is stopped before its descriptor is closed: libev aborts the process otherwise.
+        """
+        self._check()
+        if self._closed:
+            return
+        self._closed = True
+        for watcher in (self._read_watcher, self._write_watcher):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._write_watcher = None
+        self._data, self._pos, self._ahead = b"", 0, None
+        self._sock.close()
+        self._break(BrokenPipeError("the connection was closed"))
+        if self._reader is not None:
+            self._hub.loop.run_callback(self._readable)
+
+
+Plain = Stream
+if not os.environ.get("GWS_PURE"):
+    with contextlib.suppress(ImportError):
+        from gws._stream import Stream  # type: ignore[no-redef, import-not-found, unused-ignore]

@@ -1,0 +1,150 @@
+"""What every test has: two ends on a socketpair, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import _socket
+import gevent
+import gevent.socket
+import greenlet
+import pytest
+from gevent import get_hub
+
+from gws.stream import Plain, Stream
+from gws.websocket import Limits, WebSocket
+
+STREAMS = [Plain] if Stream is Plain else [Plain, Stream]
+
+
+@pytest.fixture(params=STREAMS, ids=lambda kind: kind.__module__.removeprefix("gws."))
+def stream_class(request):
+    """Each of the streams that there are; what is said of one is said of all."""
+    return request.param
+
+
+@pytest.fixture
+def pair(stream_class):
+    """Return a function that makes (stream, peer's socket) on a socketpair; both are closed in the end.
+
+    The peer is a gevent socket: what it waits for, it waits for in its greenlet alone.
+    """
+    made = []
+
+    def make(*, masked=True, kind=socket.SOCK_STREAM):
+        ours, theirs = _socket.socketpair(socket.AF_UNIX, kind)
+        theirs = gevent.socket.socket(fileno=theirs.detach())
+        theirs.settimeout(5)
+        stream = stream_class(ours, masked=masked)
+        made.append((stream, theirs))
+        return stream, theirs
+
+    yield make
+    for stream, theirs in made:
+        stream.close()
+        theirs.close()
+
+
+_always_writable = os.pipe()[1]
+
+
+def turns(count=3):
+    """Let the loop poll `count` times: who could go on at once has done so by then.   Blocks."""
+    for _ in range(count):
+        gevent.socket.wait_write(_always_writable)
+
+
+def until(condition, seconds=5):
+    """Let the loop turn until `condition()` holds, and return what it gave.   Blocks."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"it has not come to pass within {seconds} s"
+        turns(1)
+    return value
+
+
+@pytest.fixture
+def deadline():
+    """A test that hangs fails."""
+    with gevent.Timeout(20):
+        yield
+
+
+class Owner:
+    """Hears what a connection tells, and keeps it."""
+
+    def __init__(self):
+        self.heard = []
+
+    def told(self, fd, event, value):
+        self.heard.append((event, value))
+
+
+@pytest.fixture
+def ends(stream_class):
+    """Return a function that makes two WebSockets, server and client, joined by a socketpair."""
+    made = []
+
+    def make(**limits):
+        both = []
+        for sock, server in zip(socket.socketpair(), (True, False)):
+            stream = stream_class(sock, masked=server)
+            fd = WebSocket(stream, Owner(), Limits(**limits), server=server, addr=("pair", int(server)))
+            fd.opened()
+            both.append(fd)
+        made.extend(both)
+        return SimpleNamespace(server=both[0], client=both[1])
+
+    yield make
+    for fd in made:
+        fd.cut(1001, "the test is over")
+
+
+@pytest.fixture
+def greenlets():
+    """Return `gevent.spawn`; what it spawned must have ended by the end of the test, and well."""
+    spawned = []
+
+    def spawn(*args, **kwargs):
+        spawned.append(gevent.spawn(*args, **kwargs))
+        return spawned[-1]
+
+    yield spawn
+    gevent.joinall(spawned, timeout=5, raise_error=True)
+    assert not [g for g in spawned if not g.dead]
+
+
+def census():
+    """Return what may be left behind: greenlets, descriptors, threads."""
+    gc.collect()
+    hub = get_hub()
+    live = {id(g): g for g in gc.get_objects() if isinstance(g, greenlet.greenlet) and g and not g.dead}
+    live = {key: g for key, g in live.items() if g is not hub and g is not greenlet.getcurrent()}
+    fds = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            fds[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+    return live, fds, {thread.ident: thread for thread in threading.enumerate()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """No greenlet, descriptor or thread survives a test."""
+    get_hub().threadpool.apply(int)  # the resolver's thread: it is there for good
+    before = census()
+    yield
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        gevent.sleep(0)
+        left = [{k: v for k, v in now.items() if k not in then} for now, then in zip(census(), before)]
+        if not any(left):
+            return
+        gevent.sleep(0.01)
+    pytest.fail(f"left behind: {left}")
