@@ -171,7 +171,6 @@ cdef enum:
     SMALL = 16 * 1024             # writes up to this are copied together; larger ones are sent from where they are
     MAX_HEADER = 14
     CHUNKS = 64                   # chunks in one sendmsg; far below IOV_MAX
-    BODY = 64 * 1024              # bytes that a payload's object has at first, however long the header says it is
 
 cdef struct Chunk:
     PyObject *owner               # keeps `data` alive; NULL: `data` is a buffer of ours, with room for more
@@ -386,7 +385,7 @@ cdef class Stream:
             begin = self._parse_header(data, size)
             if begin == 0:
                 return None
-            if self._length > limit and self._first & 0x08 == 0:
+            if self._length > limit + (limit // 8 + 1024 if self._first & 0x40 else 0) and self._first & 0x08 == 0:
                 raise MessageTooBig(f"a message is longer than the {limit} bytes that were left for it")
             self._in_frame = True
             self._as_text = text and self._first == 0x81
@@ -474,7 +473,7 @@ cdef class Stream:
     cdef int _make_room(self, Py_ssize_t count) except -1:
         """Let the payload's object have `count` more bytes than it holds.   Memory follows need, not the peer's word."""
         cdef Py_ssize_t have = self._body_end if self._body != NULL else 0
-        cdef Py_ssize_t room = min(max(2 * have, have + count, <Py_ssize_t>BODY), self._length)
+        cdef Py_ssize_t room = min(max(4 * have, have + count, <Py_ssize_t>SCRATCH), self._length)
         if self._body == NULL:
             self._body_is_str = self._as_text
             self._body_end = 0

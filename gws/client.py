@@ -25,7 +25,7 @@ import gevent
 from gevent import getcurrent
 from gevent.event import Event
 
-from gws import handshake, http, proxy, sockethelper
+from gws import deflate, handshake, http, proxy, sockethelper
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.events import Events
 from gws.keepalive import keepalive
@@ -157,6 +157,7 @@ class Client:
             key=key,
             secure=target.secure,
             protocols=options.protocols,
+            extensions=deflate.offer(options.compression) if options.compression else None,
             origin=options.origin,
             headers=target.credentials + headers,
         )
@@ -167,6 +168,9 @@ class Client:
             raise HandshakeError(0, "the server closed the connection instead of answering") from None
         fd = WebSocket(stream, self, options, server=False, addr=(target.host, target.port))
         fd.protocol = handshake.check_response(response, key, options.protocols)
+        agreed = deflate.accepted(handshake.extensions(response.headers), options.compression)
+        if agreed is not None and options.compression is not None:
+            fd.deflate = deflate.Deflate(agreed, options.compression, server=False)
         fd.opened()
         return fd
 

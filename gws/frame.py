@@ -40,6 +40,7 @@ __all__ = [
     "encode_header",
     "mask",
     "new_mask",
+    "slack",
 ]
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -162,6 +163,14 @@ def _long_length(length: int, size: int) -> int:
     if length < (126 if size == 4 else 0x10000):
         raise ProtocolError("a length is not in its shortest form (RFC 6455 section 5.2)")
     return length
+
+
+def slack(limit: int) -> int:
+    """Return by how many bytes a payload may exceed `limit` on the wire where RSV1 has given it another form.
+
+    DEFLATE makes what it cannot compress longer; by zlib's own bound an eighth at the worst.
+    """
+    return limit // 8 + 1024
 
 
 # ------------------------------------------------------------------------------------------------------ masking

@@ -25,7 +25,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """Calls `accepted(sock, addr)` in the hub for each connection that comes to `sock`: raw and non-blocking, as that is."""
+    """Calls `accepted(sock, addr)` in the hub for each connection that comes: raw and non-blocking, as `sock` is."""
 
     __slots__ = ("_accepted", "_exhausted", "_loop", "_timer", "_watcher", "sock")
 
@@ -33,7 +33,7 @@ class Listener:
         self.sock = sock
         self._accepted = accepted
         self._loop = get_hub().loop
-        self._watcher = self._loop.io(sock.fileno(), _READ)
+        self._watcher: Any = self._loop.io(sock.fileno(), _READ)
         self._timer: Any = None
         self._exhausted = False
 

@@ -157,7 +157,7 @@ class Outbox:
         OpenSSL wants a send that it put off to be repeated with the same bytes: what was joined stays joined.
         """
         if len(self._queue) > 1 and len(self._queue[0]) < _RECORD:
-            small = []
+            small: list[Any] = []
             while self._queue and len(self._queue[0]) < _RECORD and len(small) < _CHUNKS:
                 small.append(self._queue.popleft())
             self._queue.appendleft(b"".join(small))

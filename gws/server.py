@@ -29,7 +29,7 @@ from gevent import getcurrent
 from gevent.event import Event
 from greenlet import greenlet
 
-from gws import handshake, http, sockethelper
+from gws import deflate, handshake, http, sockethelper
 from gws.errors import HandshakeError
 from gws.events import Events
 from gws.keepalive import Keepalive, keepalive
@@ -274,9 +274,21 @@ class Server:
         fd.protocol = handshake.choose_protocol(request, options.protocols)
         for callback in self._events.table["handshake"]:
             _judge(callback(fd, request))
-        stream.write(handshake.accept_response(key, fd.protocol))
+        stream.write(handshake.accept_response(key, fd.protocol, self._agree(fd, request)))
         fd.opened()
         return fd
+
+    def _agree(self, fd: WebSocket, request: http.Request) -> str | None:
+        """Choose among the extensions that the client offers: compression is the one we know."""
+        compression = self.options.compression
+        if compression is None or "Sec-WebSocket-Extensions" not in request.headers:
+            return None
+        agreed = deflate.accept(handshake.extensions(request.headers), compression)
+        if agreed is None:
+            return None
+        answer, parameters = agreed
+        fd.deflate = deflate.Deflate(parameters, compression, server=True)
+        return answer
 
     def _ask_http(self, request: http.Request) -> http.Response:
         for callback in self._events.table["http"]:

@@ -4,11 +4,11 @@ Does not know what is said over them.  Sockets are raw and non-blocking (`_socke
 on whether the process is monkey-patched and a connection costs no gevent socket; whoever must wait for one parks its
 greenlet on a watcher.  What fails is an OSError that names the address.
 
-    listen(address, port) -> listener       adopt(descriptor) -> sock
+    listen(address, port) -> listener       or a Unix one: listen(path=...)
     connect(address, port) -> sock          connect_unix(path) -> sock
     start_tls(sock, context) -> sock        server_context(certfile, keyfile), client_context()
     readfunc(sock) -> read(size)            writefunc(sock) -> write(data)
-    close(sock)                             of any of these, whoever waits for it
+    close(sock)                             any of these, whoever waits for it
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from gevent import ssl as gevent_ssl
 from gevent.hub import Waiter
 
 __all__ = [
-    "adopt",
     "client_context",
     "close",
     "connect",
@@ -66,8 +65,8 @@ def listen(
     """Open a listening socket: on TCP, or at `path`, a Unix socket.   Blocks if `address` is a name.
 
     An empty address is every IPv4 interface, `"::"` every interface; port 0 is any that is free.  What is accepted
-    inherits `nodelay` (TCP_NODELAY), and it costs no system call there.  At `path`, the file
-    of a server that is gone is replaced, that of a living one is "Address already in use"; `close` removes it.
+    inherits `nodelay` (TCP_NODELAY), at no cost.  At `path`, the file of a server that is gone is replaced, that of a
+    living one is "Address already in use"; `close` removes it.
     """
     if path is not None:
         return _listen_unix(os.fspath(path), backlog)
@@ -125,14 +124,6 @@ def _is_stale(path: str) -> bool:
     answer = probe.connect_ex(path)
     probe.close()
     return answer == errno.ECONNREFUSED
-
-
-def adopt(descriptor: int, *, nodelay: bool = True) -> _socket.socket:
-    """Make a socket of ours of a descriptor that was accepted.   `nodelay`: TCP sends small frames at once."""
-    with _opening(_socket.socket(fileno=descriptor)) as sock:
-        sock.setblocking(False)
-        _set_nodelay(sock, nodelay)
-    return sock
 
 
 def connect(address: str, port: int, timeout: float | None = None, *, nodelay: bool = True) -> _socket.socket:

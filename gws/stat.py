@@ -50,7 +50,7 @@ def waits_for(task: Task) -> str:
     if task.greenlet is None:
         return "its time"
     verb, frame = "nothing", task.greenlet.gr_frame
-    while frame is not None and frame.f_globals["__name__"].startswith(INNER):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(INNER):
         verb, frame = frame.f_code.co_name, frame.f_back
     awaited = waiting.get(task.greenlet)
     what = verb if awaited is None else f"call {awaited}" if isinstance(awaited, Task) else repr(awaited)

@@ -30,7 +30,7 @@ from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
-from gws.frame import FIN, TEXT, Header, decode_header, encode_header, mask, new_mask
+from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mask, new_mask, slack
 from gws.outbox import AGAIN, Outbox
 from gws.utf8 import Utf8, decode
 
@@ -142,7 +142,7 @@ class Stream(Outbox):
     def _payload_is_whole(self, limit: int, partial: Partial | None, text: bool) -> bool:
         header = self._ahead
         assert header
-        if header.length > limit and header.first & 0x0F < 8:
+        if header.length > limit + (slack(limit) if header.first & RSV1 else 0) and header.first & 0x0F < 8:
             raise MessageTooBig(f"a message is longer than the {limit} bytes that were left for it")
         if self._body is None:
             if len(self._data) - self._pos >= header.length:

@@ -21,11 +21,12 @@ from typing import Any, NoReturn, Protocol
 import gevent
 from gevent.event import AsyncResult, Event
 
+from gws.deflate import Compression, Deflate, deflate_once
 from gws.errors import ConnectionClosed, ProtocolError
 from gws.frame import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, decode_close, encode, encode_close
 from gws.message import Fragments, Message, encode_message
 from gws.stream import Stream
-from gws.utf8 import Utf8
+from gws.utf8 import Utf8, decode
 
 __all__ = [
     "CLOSED",
@@ -48,6 +49,7 @@ CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 _WHOLE_TEXT = FIN | TEXT
 _STATES = ("connecting", "open", "closing", "closed")
 _QUIET = (1000, 1001, 1005)  # the codes after which an iteration just ends
+_COMPRESSION = Compression()
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,12 @@ class Limits:
     ping_interval: float | None = 20  #: seconds between our pings; None: no keepalive
     ping_timeout: float = 20  #: seconds without a sign of life after a ping; beyond it: close 1011
     close_timeout: float = 10  #: seconds to wait for the peer's Close; beyond it the socket is shut
+    compression: Compression | None = _COMPRESSION  #: permessage-deflate (RFC 7692), if the peer can; None: never
 
     def __post_init__(self) -> None:
-        for name in Limits.__dataclass_fields__:
+        if not isinstance(self.compression, Compression | None):
+            raise TypeError(f"compression must be a gws.deflate.Compression or None, not {self.compression!r}")
+        for name in ("max_message", "max_pending", "ping_interval", "ping_timeout", "close_timeout"):
             value = getattr(self, name)
             if value is None and name == "ping_interval":
                 continue
@@ -93,6 +98,7 @@ class WebSocket:
         "_owner",
         "_probed",
         "_room",
+        "_see",
         "_utf8",
         "addr",
         "data",
@@ -115,13 +121,14 @@ class WebSocket:
         self.number = next(_numbers)  #: unlike a descriptor's, never used again
         self.request: Any = None  #: the opening request (of a server's connection)
         self.protocol: str | None = None  #: the subprotocol agreed on
-        self.deflate: Any = None  #: the compression agreed on
+        self.deflate: Deflate | None = None  #: the compression agreed on
         self.data: Any = None  #: yours
         self.latency: float | None = None  #: seconds that the last answered keepalive ping took
         self.state = CONNECTING
         self._room = limits.max_message  # bytes left for the next frame of the message at hand
         self._fragments: Fragments | None = None
-        self._utf8: Utf8 | None = None  # of the text frame at hand, if it did not come in one piece
+        self._utf8: Utf8 | None = None  # of a first fragment that does not come in one piece
+        self._see: Any = self._partial  # bound once, not for each frame
         self._given = (1006, "")  # the code and reason of our own Close
         self._end_known: tuple[int, str, BaseException | None] = (1006, "", None)
         self._ended: Event | None = None
@@ -183,6 +190,8 @@ class WebSocket:
 
     def opened(self) -> None:
         """Say that the opening handshake is done (its owner says so)."""
+        if self.deflate is not None:
+            self.stream.rsv = RSV1
         self.state = OPEN
         self.stream.warn = self._warn
 
@@ -194,7 +203,7 @@ class WebSocket:
             if self.state != OPEN:
                 self._expect_end()
             try:
-                first, payload = self.stream.read_frame(self._room, self._partial, True)
+                first, payload = self.stream.read_frame(self._room, self._see, True)
                 if first == _WHOLE_TEXT and self._fragments is None:
                     message: Message | None = payload
                 else:
@@ -227,8 +236,15 @@ class WebSocket:
             raise _interrupted()
         return payload
 
+    def _on_deflated(self, first: int, payload: bytes) -> Message:
+        if self._fragments is not None:
+            raise _interrupted()
+        assert self.deflate is not None  # or RSV1 would not have passed the stream
+        data = self.deflate.inflate(payload, self._limits.max_message, True)
+        return decode(data) if first & 0x0F == TEXT else data
+
     def _on_start(self, first: int, payload: bytes) -> Message | None:
-        """Take the first frame of a message in fragments, or the only one of a compressed message."""
+        """Take the first frame of a message in fragments."""
         if self._fragments is not None:
             raise _interrupted()
         self._fragments = Fragments(first, self._utf8, self._limits.max_message, self.deflate)
@@ -240,7 +256,7 @@ class WebSocket:
             raise ProtocolError("there is no message to continue (RFC 6455 section 5.4)")
         self._fragments.add(payload, bool(first & FIN))
         if not first & FIN:
-            self._room -= len(payload)
+            self._room = max(0, self._room - len(payload))
             return None
         message = self._fragments.message()
         self._fragments = None
@@ -288,11 +304,10 @@ class WebSocket:
 
         Raises TypeError for anything else than a message, ConnectionClosed after the end.
         """
-        payload: Message
-        if type(message) is str and self.deflate is None:
-            first, payload = _WHOLE_TEXT, message  # the stream knows how to take its UTF-8 without a copy
-        else:
+        if type(message) is not str or self.deflate is not None:
             first, payload = encode_message(message)
+        else:
+            first, payload = _WHOLE_TEXT, message  # type: ignore[assignment]  # the stream takes its UTF-8 uncopied
         if self.state != OPEN:
             self._refuse()
         if self.deflate is not None and self.deflate.wants(payload):
@@ -326,21 +341,25 @@ class WebSocket:
         finally:
             self._awaited.pop(token, None)
 
-    def post(self, frame: bytes) -> None:
-        """Queue an encoded frame without ever waiting; beyond `max_pending` the peer is closed, 1013."""
-        if self.state != OPEN:
-            return
+    def _frame_of(self, first: int, payload: bytes, shared: dict[Any, bytes]) -> bytes:
+        """Encode a broadcast message for a connection that cannot have the plain frame; `shared` is by compression."""
+        if self.deflate is None or not self.deflate.wants(payload):
+            return self._encode(first, payload)
+        key = self.deflate.share()
+        if key not in shared:
+            shared[key] = deflate_once(payload, key)
+        return self._encode(first | RSV1, shared[key])
+
+    def _overflow(self) -> None:
+        """Close a peer for which more than `max_pending` bytes would wait: 1013 goes behind what was accepted."""
+        reason = f"{self.stream.pending // 1024} KiB are waiting to be read"
+        self._given, self.state = (1013, reason), CLOSING
         with contextlib.suppress(OSError):
-            if self.stream.pending + len(frame) <= self._limits.max_pending:
-                self.stream.post(frame)
-                return
-            reason = f"{self.stream.pending // 1024} KiB are waiting to be read"
-            self._given, self.state = (1013, reason), CLOSING
             self.stream.post(self._encode(CLOSE, encode_close(1013, reason)))
         gevent.spawn(self.close, 1013)
 
     def _encode(self, opcode: int, payload: bytes) -> bytes:
-        return encode(payload, opcode, masked=not self.server)
+        return encode(payload, opcode & ~FIN, masked=not self.server)
 
     def _warn(self, size: int) -> None:
         self._owner.told(self, "warning", size // 1024)
@@ -437,7 +456,7 @@ class WebSocket:
             return
         self.state = CLOSED
         self._end_known = (code, reason, cause)
-        self.deflate = self._fragments = self._utf8 = None
+        self.deflate = self._fragments = self._utf8 = self._see = None
         self.stream.warn = None
         self.stream.close()
         if self._ended is not None:
@@ -456,6 +475,8 @@ class WebSocket:
 
     def probe(self) -> None:
         """Send a keepalive Ping; never blocks."""
+        if self.deflate is not None:
+            self.deflate.release_idle()
         if self.state == OPEN:
             self._probed = os.urandom(4), monotonic()
             with contextlib.suppress(OSError):
@@ -494,8 +515,8 @@ _FRAMES: dict[int, Any] = {
     CONTINUATION: WebSocket._on_more,
     TEXT: WebSocket._on_start,
     BINARY: WebSocket._on_start,
-    FIN | RSV1 | TEXT: WebSocket._on_start,
-    FIN | RSV1 | BINARY: WebSocket._on_start,
+    FIN | RSV1 | TEXT: WebSocket._on_deflated,
+    FIN | RSV1 | BINARY: WebSocket._on_deflated,
     RSV1 | TEXT: WebSocket._on_start,
     RSV1 | BINARY: WebSocket._on_start,
 }
@@ -507,8 +528,21 @@ close = WebSocket.close
 
 
 def broadcast(fds: Iterable[WebSocket], message: Message | bytearray | memoryview) -> None:
-    """Send one message to many, encoded once; never waits for a slow peer (see `max_pending`)."""
+    """Send one message to many, encoded once, and compressed once for each way that was agreed on.   Never blocks.
+
+    Who is closed is passed over; a peer for which more than `max_pending` bytes would wait is closed, 1013.
+    """
     first, payload = encode_message(message)
-    frame = encode(payload, first & 0x0F)
+    plain = encode(payload, first & 0x0F)
+    shared: dict[Any, bytes] = {}
     for fd in fds:
-        fd.post(frame if fd.server else fd._encode(first & 0x0F, payload))
+        if fd.state != OPEN:
+            continue
+        if fd.stream.pending + len(plain) > fd._limits.max_pending:
+            fd._overflow()
+            continue
+        frame = plain if fd.server and fd.deflate is None else fd._frame_of(first, payload, shared)
+        try:
+            fd.stream.post(frame)
+        except OSError:
+            continue  # it is ending: its reader will hear

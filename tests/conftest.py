@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
+import ssl
 import threading
 import time
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import gevent
 import gevent.socket
 import greenlet
 import pytest
+import trustme
 from gevent import get_hub
 
 from gws.stream import Plain, Stream
@@ -48,6 +51,78 @@ def pair(stream_class):
     for stream, theirs in made:
         stream.close()
         theirs.close()
+
+
+@pytest.fixture(scope="session")
+def tls_contexts():
+    """Return a TLS context for a server, which is localhost, and one for its clients."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
+class TlsPeer:
+    """The other end of a TLS connection: what it says is sealed in memory, so that a test may cut it anywhere."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+
+    def shake_hands(self, ours):
+        self.sock.setblocking(False)
+        for _ in range(4):
+            for end in (self._tls, ours):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    end.do_handshake()
+                self.sock.sendall(self._out.read())
+            with contextlib.suppress(BlockingIOError):
+                self._in.write(self.sock.recv(65536))
+        self.sock.settimeout(5)
+        assert self._tls.version() == ours.version() == "TLSv1.3"
+
+    def seal(self, data):
+        self._tls.write(data)
+        return self._out.read()
+
+    def sendall(self, data):
+        self.sock.sendall(self.seal(data))
+
+    def recv(self, size):
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                self._in.write(self.sock.recv(65536) or self._in.write_eof() or b"")
+            except ssl.SSLZeroReturnError:  # it has said close_notify
+                return b""
+
+    def close(self):
+        self.sock.close()
+
+
+@pytest.fixture
+def tls_pair(stream_class, tls_contexts):
+    """Return a function that makes (stream, TlsPeer), the handshake done; both are closed in the end."""
+    made = []
+    server, client = tls_contexts
+
+    def make():
+        ours, theirs = _socket.socketpair()
+        peer = TlsPeer(gevent.socket.socket(fileno=theirs.detach()), client)
+        ours.setblocking(False)
+        ours = server.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
+        peer.shake_hands(ours)
+        stream = stream_class(ours, masked=True)
+        made.append((stream, peer))
+        return stream, peer
+
+    yield make
+    for stream, peer in made:
+        stream.close()
+        peer.close()
 
 
 _always_writable = os.pipe()[1]
