@@ -28,14 +28,13 @@ from libc.string cimport memcpy, memmove
 import contextlib
 import os
 
-from _socket import SHUT_WR
 from gevent import get_hub
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Waiter
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import decode_header
-from gws.outbox import AGAIN
+from gws.outbox import AGAIN, send_fin
 from gws.utf8 import not_utf8
 
 __all__ = ["Stream"]
@@ -335,16 +334,18 @@ cdef class Stream:
         that what is wrong with it can be told early; what that raises ends the read.  With `text`, the payload of an
         unfragmented text frame comes as str instead, its UTF-8 judged as it comes (else InvalidPayload).
         """
-        cdef Py_ssize_t used
+        cdef Py_ssize_t used = 0
         cdef object payload = None
         if self._wrong is not None:
             raise self._wrong
         try:
             while True:
                 if self._left_begin < self._left_end:
-                    payload = self._step(<uint8_t *>self._left + self._left_begin,
-                                         self._left_end - self._left_begin, &used, limit, partial, text)
-                    self._use_left(used)
+                    try:
+                        payload = self._step(<uint8_t *>self._left + self._left_begin,
+                                             self._left_end - self._left_begin, &used, limit, partial, text)
+                    finally:                    # also if `partial` raised: what it saw is taken
+                        self._use_left(used)
                     if payload is not None:
                         break
                 payload = self._step_from_socket(limit, partial, text)
@@ -614,7 +615,7 @@ cdef class Stream:
         if self._tls and self._sock.pending():         # decrypted: the kernel knows nothing of it
             self._hub.loop.run_callback(self)
         elif not self._watching:
-            self._read_watcher.start(self)
+            self._read_watcher.start(self, pass_events=True)
             self._watching = True
         self._reader = reader
         try:
@@ -625,8 +626,11 @@ cdef class Stream:
             raise EOFError("the connection was closed")
         return 0
 
-    def __call__(self):
+    def __call__(self, int events=READ):
         """The read watcher's callback: the socket is readable."""
+        if events < 0 and self._watching:              # libuv watches a socket no longer that has failed;
+            self._read_watcher.stop()                  # what came before is to be read all the same
+            self._watching = False
         if self._reader is not None:
             PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
         elif not self._closed and self._watching:
@@ -722,6 +726,8 @@ cdef class Stream:
         self._watch_for_room()
         self._warn_if_slow()
         self._wait_if_full()
+        if self._error is not None:
+            raise BrokenPipeError("the connection is broken") from self._error
         return 0
 
     def write(self, data):
@@ -956,7 +962,7 @@ cdef class Stream:
             if self._tls:
                 with contextlib.suppress(*AGAIN):
                     self._sock.unwrap()                # its close_notify; we do not wait for the peer's
-            self._sock.shutdown(SHUT_WR)
+            send_fin(self._sock)
 
     def linger(self):
         """Throw away what the peer still sends, until it closes.   Blocks.
@@ -983,6 +989,7 @@ cdef class Stream:
                 watcher.close()
         self._read_watcher = self._write_watcher = None
         self._watching = False
+        self._use_left(self._left_end - self._left_begin)
         self._sock.close()
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:

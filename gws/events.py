@@ -19,7 +19,8 @@ class Events:
     __slots__ = ("table",)
 
     def __init__(self, names: Iterable[str]):
-        self.table: dict[str, list[Callable[..., Any]]] = {name: [] for name in names}
+        #: event -> callbacks, in a new tuple after each change: a callback may take itself off while they are called
+        self.table: dict[str, tuple[Callable[..., Any], ...]] = {name: () for name in names}
 
     def __repr__(self) -> str:
         return f"<Events {', '.join(f'{name}: {len(them)}' for name, them in self.table.items() if them)}>"
@@ -37,19 +38,21 @@ class Events:
             return lambda function: self.on(event, function)
         if not callable(callback):
             raise TypeError(f"a callback for {event!r} must be callable, not {type(callback).__name__}")
-        callbacks.append(callback)
+        self.table[event] = (*callbacks, callback)
         return callback
 
     def off(self, event: str, callback: Callable[..., Any]) -> None:
         """Call `callback` no longer.   ValueError if it was not there."""
-        self._callbacks(event).remove(callback)
+        left = list(self._callbacks(event))
+        left.remove(callback)
+        self.table[event] = tuple(left)
 
     def emit(self, event: str, *args: Any) -> None:
         """Call whoever asked for `event`.   What a callback raises goes to the caller.   Blocks if a callback does."""
-        for callback in tuple(self.table[event]):  # one may take itself off
+        for callback in self.table[event]:
             callback(*args)
 
-    def _callbacks(self, event: str) -> list[Callable[..., Any]]:
+    def _callbacks(self, event: str) -> tuple[Callable[..., Any], ...]:
         if event not in self.table:
             raise ValueError(f"there is no event {event!r}; there are {', '.join(self.table)}")
         return self.table[event]

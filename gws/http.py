@@ -69,12 +69,12 @@ class Headers:
     Iterates over (name, value) pairs; the values of one name stand together, under its first spelling.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_packed")
 
     def __init__(self, fields: Fields = ()) -> None:
         self._fields: dict[str, list[str]] = {}  # lower-case name -> [name, value, value, ...]
-        for name, value in _pairs(fields):
-            self._fields.setdefault(name.lower(), [name]).append(value)
+        self._packed = ""
+        self._gather(_pairs(fields))
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -88,26 +88,41 @@ class Headers:
     def get(self, name: str, default: str) -> str: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the value; several are joined with a comma, as RFC 9110 section 5.3 allows."""
-        field = self._fields.get(name.lower())
+        field = self._table().get(name.lower())
         if field is None:
             return default
         return field[1] if len(field) == 2 else ", ".join(field[1:])
 
     def get_all(self, name: str) -> list[str]:
         """Return the values one by one (Set-Cookie, for one, must not be joined)."""
-        return self._fields.get(name.lower(), [])[1:]
+        return self._table().get(name.lower(), [])[1:]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._fields
+        return isinstance(name, str) and name.lower() in self._table()
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return ((name, value) for name, *values in self._fields.values() for value in values)
+        return ((name, value) for name, *values in self._table().values() for value in values)
 
     def __len__(self) -> int:
-        return sum(len(field) - 1 for field in self._fields.values())
+        return sum(len(field) - 1 for field in self._table().values())
 
     def __repr__(self) -> str:
         return f"Headers({list(self)!r})"
+
+    def pack(self) -> None:
+        """Hold the fields as one string until somebody asks again: a tenth of the table, while a connection idles."""
+        self._packed = "\n".join(f"{name}:{value}" for name, value in self)
+        self._fields = {}
+
+    def _table(self) -> dict[str, list[str]]:
+        if self._packed:
+            lines, self._packed = self._packed.split("\n"), ""
+            self._gather((name, value) for name, _, value in (line.partition(":") for line in lines))
+        return self._fields
+
+    def _gather(self, fields: Iterable[tuple[str, str]]) -> None:
+        for name, value in fields:
+            self._fields.setdefault(name.lower(), [name]).append(value)
 
 
 class Request:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from _socket import socket
+from _socket import SHUT_WR, socket
 from gevent import get_hub
 from gevent.hub import Waiter
 
-__all__ = ["AGAIN", "Outbox", "Turn"]
+__all__ = ["AGAIN", "Outbox", "Turn", "send_fin"]
 
 AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -242,3 +242,15 @@ def turn_of(hub: Any) -> Turn:
     turn: Turn = vars(hub).setdefault("gws_turn", None) or Turn(hub)  # lives and dies with its hub
     hub.gws_turn = turn
     return turn
+
+
+def send_fin(sock: Any) -> None:
+    """Close the writing direction alone.   OSError if it is closed already.
+
+    An SSLSocket's own shutdown() would forget how to decrypt what still comes.
+    """
+    raw = socket(fileno=sock.fileno())
+    try:
+        raw.shutdown(SHUT_WR)
+    finally:
+        raw.detach()

@@ -24,6 +24,7 @@ from gws.sockethelper import close, connect, deadline, netloc, readfunc, resolve
 __all__ = ["open_tunnel", "proxy_for"]
 
 _MAX_HEAD = 8192  # bytes in the head of an HTTP proxy's answer
+_MAX_REASON = 100  # characters of its reason that an error repeats
 _PORTS = {"ws": 80, "wss": 443, "http": 80, "socks5h": 1080, "socks5": 1080}
 
 # "... encouraged to use a SOCKS5 proxy for WebSocket connections, if available, or failing that, to prefer the proxy
@@ -166,13 +167,15 @@ def _read_head(read: _Read) -> bytes:
 
 
 def _parse_head(head: bytes, proxy: _Proxy) -> tuple[int, str, list[tuple[str, str]]]:
-    """Take status, reason and fields of an answer.  Leniently: many proxies speak HTTP/1.0, which `http` refuses."""
+    """Take what counts of an answer: status, reason, headers.  Many proxies speak HTTP/1.0, which `http` refuses."""
     first, *lines = head[:-4].decode("ascii", "backslashreplace").split("\r\n")
     match = re.fullmatch(r"HTTP/1\.[01] (\d{3})(?: ([\t -~]*))?", first)
     if match is None:
         raise HandshakeError(0, f"the proxy {proxy} does not answer in HTTP")
     fields = [line.partition(":") for line in lines]
-    return int(match[1]), match[2] or "", [(name, value.strip()) for name, _, value in fields]
+    # Proxy-Authenticate and the like, and nothing else: a Location would be followed as if the server had sent it.
+    headers = [(name, value.strip()) for name, _, value in fields if name.lower().startswith("proxy-")]
+    return int(match[1]), (match[2] or "")[:_MAX_REASON], headers
 
 
 def _socksio() -> Any:

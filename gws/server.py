@@ -32,6 +32,7 @@ from greenlet import greenlet
 from gws import deflate, handshake, http, sockethelper
 from gws.errors import HandshakeError
 from gws.events import Events
+from gws.frame import encode_close
 from gws.keepalive import Keepalive, keepalive
 from gws.listener import Listener
 from gws.stream import Stream
@@ -43,8 +44,9 @@ log = logging.getLogger("gws")
 
 EVENTS = ("handshake", "http", "connection", "message", "ping", "pong", "warning", "error", "disconnect")
 
-_LINGER = 2.0  # seconds that a refused peer has for reading the refusal
+_LINGER = 2.0  # seconds that a peer has for hanging up, once it was answered in plain HTTP
 _REFUSALS = 256  # connections beyond `maxclient` that are told so at a time; others wait in the backlog
+_FAILURES = (Exception, gevent.Timeout)  # a Timeout is no Exception, but a handler that lets one out has failed as well
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class Options(Limits):
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
         if isinstance(self.protocols, str):
             raise TypeError("protocols must be a sequence of str, not str")
+        if self.ssl is not None and not hasattr(self.ssl, "wrap_socket"):
+            raise TypeError(f"ssl must be an ssl.SSLContext, not {self.ssl!r}; files are certfile and keyfile")
+        if self.ssl is not None and self.certfile is not None:
+            raise ValueError("either ssl or certfile, not both")
+        if self.keyfile is not None and self.certfile is None:
+            raise ValueError("a keyfile needs a certfile")
+        # Each handshake goes through them: a generator would be empty at the second.
+        object.__setattr__(self, "protocols", tuple(self.protocols))
+        if self.origins is not None:
+            object.__setattr__(self, "origins", (self.origins,) if isinstance(self.origins, str) else tuple(self.origins))
 
 
 class Server:
@@ -89,8 +101,8 @@ class Server:
         self._context: tls.SSLContext | None = None
         self._keepalive: Keepalive | None = None
         self._stopped = Event()
-        self._emptied: Event | None = None  # set when no more than `_staying` sockets are left
-        self._staying = 0
+        self._leaving = Event()  # set whenever a socket's greenlet ends
+        self._stoppers: set[greenlet] = set()  # handlers that are in stop(): they do not wait for each other
 
     def __repr__(self) -> str:
         state = f"on {self.address}" if self._listener else "stopped"
@@ -123,8 +135,7 @@ class Server:
         where: Any = {"path": path} if path is not None else {"address": address, "port": port}
         sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
         self.address = sock.getsockname() if path is None else path
-        if opts.ping_interval is not None:
-            self._keepalive = keepalive(opts.ping_interval, opts.ping_timeout)
+        self._keepalive = None if opts.ping_interval is None else keepalive(opts.ping_interval, opts.ping_timeout)
         self._stopped.clear()
         self._listener = Listener(sock, self._accepted)
         self._listener.start()
@@ -137,43 +148,56 @@ class Server:
     def stop(self, code: int = 1001, reason: str = "", timeout: float | None = None) -> list[WebSocket]:
         """Take no more connections, close those that are open, and cut what is left after `timeout` seconds.   Blocks.
 
-        Returns the connections that had to be cut.  `timeout` is `close_timeout` by default.
+        Returns the connections that had to be cut.  `timeout` is `close_timeout` by default.  A handler may call it.
         """
+        encode_close(code, reason)  # ValueError here, and not in a greenlet of each connection
         if self._listener is not None:
             self._unlisten()
-            log.info("stopping: %d connections are open", len(self.fds))
         me = getcurrent()
-        for running, fd in list(self._greenlets.items()):
-            if fd is None and running is not me:
-                gevent.kill(running)  # it has not shaken hands yet: nothing is lost
-            elif fd is not None:
-                gevent.spawn(fd.close, code, reason)
-        self._wait_until_empty(self.options.close_timeout if timeout is None else timeout)
-        cut = self._cut_all()
+        try:
+            if me in self._greenlets:
+                self._stoppers.add(me)
+                self._leaving.set()
+            self._dismiss(code, reason)
+            self._wait_until_empty(self.options.close_timeout if timeout is None else timeout)
+            cut = self._cut_all(code, reason or "the server stopped")
+        finally:
+            self._stoppers.discard(me)
         self._stopped.set()
         return cut
 
     def _unlisten(self) -> None:
         assert self._listener is not None
+        log.info("stopping: %d connections are open", len(self.fds))
         self._listener.close()
         sockethelper.close(self._listener.sock)
         self._listener = None
 
-    def _wait_until_empty(self, timeout: float) -> None:
-        self._staying = int(getcurrent() in self._greenlets)  # a handler that stops its own server
-        if len(self._greenlets) > self._staying and timeout > 0:
-            self._emptied = Event()
-            self._emptied.wait(timeout)
-            self._emptied = None
+    def _dismiss(self, code: int, reason: str) -> None:
+        """Begin to close what is open; what has not shaken hands yet loses nothing by being cut."""
+        for running, fd in list(self._greenlets.items()):
+            if fd is not None:
+                gevent.spawn(fd.close, code, reason)
+            elif running not in self._stoppers:
+                gevent.kill(running)
 
-    def _cut_all(self) -> list[WebSocket]:
+    def _wait_until_empty(self, timeout: float) -> None:
+        if timeout <= 0:
+            return
+        with gevent.Timeout(timeout, False):  # type: ignore[arg-type]  # False: in silence
+            while len(self._greenlets) > len(self._stoppers):
+                self._leaving.clear()
+                self._leaving.wait()
+
+    def _cut_all(self, code: int, reason: str) -> list[WebSocket]:
         cut = []
         for running, fd in list(self._greenlets.items()):
             if fd is not None and not fd.closed:
                 cut.append(fd)
-                fd.cut(1001, "the server stopped")
-            if running is not getcurrent():
+                fd.cut(code, reason)
+            if running not in self._stoppers:
                 gevent.kill(running)
+        gevent.sleep(0)  # by now they are dead, and `disconnect` was told
         return cut
 
     def _signalled(self) -> None:
@@ -205,78 +229,84 @@ class Server:
             pass
         except (EOFError, OSError) as error:
             log.debug("%s left during the handshake: %s", addr, error)
-        except Exception:
+        except _FAILURES:
             log.exception("serving %s failed", addr)
         finally:
             self._left(me)
 
     def _left(self, running: greenlet) -> None:
         del self._greenlets[running]
-        if self._emptied is not None and len(self._greenlets) <= self._staying:
-            self._emptied.set()
+        self._leaving.set()
         if self._listener is not None and len(self._greenlets) == self.options.maxclient + _REFUSALS - 1:
             self._listener.start()
 
     def _shake_hands(self, sock: socket, addr: Any) -> WebSocket | None:
         """Open the connection; or answer in plain HTTP, close the socket, and return None."""
-        stream = None
+        stream = fd = None
         try:
             try:
                 with gevent.Timeout(self.options.handshake_timeout, _TooSlow):
                     stream = self._stream(sock)
-                    answer = self._upgrade(stream, addr)
+                    fd, answer = self._upgrade(stream, addr)
             except _TooSlow:
+                log.info("refused %s: the handshake took too long", addr)
                 answer = _TOO_SLOW
-            if isinstance(answer, WebSocket):
-                return answer
-            if stream is not None:
-                _respond(stream, answer)
-        except BaseException:
-            if stream is not None:
+            if fd is None and stream is not None:
+                _respond(stream, answer, self.options.handshake_timeout)
+        finally:
+            if fd is None and stream is not None:
                 stream.close()
-            raise
-        if stream is not None:
-            stream.close()
-        return None
+        return fd
 
     def _stream(self, sock: Any) -> Stream:
         if self._context is not None:
             sock = sockethelper.start_tls(sock, self._context, server_side=True)
         return Stream(sock, masked=True)
 
-    def _upgrade(self, stream: Stream, addr: Any) -> WebSocket | bytes:
-        """Read the request, and accept it or return the answer that refuses it (section 4.2)."""
-        head_only = False
+    def _upgrade(self, stream: Stream, addr: Any) -> tuple[WebSocket | None, bytes]:
+        """Read the request, and accept it; or return the answer to send instead (section 4.2)."""
         try:
             request = http.parse_request(stream.read_head(self.options.max_header))
-            head_only = request.method == "HEAD"
-            if handshake.wants_websocket(request):
-                return self._accept(stream, addr, request)
-            answer = self._ask_http(request)
         except HandshakeError as refusal:
-            log.info("refused %s: %s", addr, refusal)
-            answer = http.response(refusal)
-        except (EOFError, OSError):
-            raise
-        except Exception:
-            log.exception("a handler of %s's request failed", addr)
-            answer = http.response(HandshakeError(500, "the server has failed"))
-        return http.encode_response(answer.status, answer.headers, answer.body, head_only=head_only)
+            return None, _encode(_refuse(addr, refusal))
+        fd, answer = self._answer(stream, addr, request)
+        if fd is not None:
+            stream.write(answer)
+            fd.opened()
+            request.headers.pack()
+        return fd, answer
 
-    def _accept(self, stream: Stream, addr: Any, request: http.Request) -> WebSocket:
-        options = self.options
+    def _answer(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket | None, bytes]:
+        """Decide what to say to a request; whatever goes wrong with that on our side is a 500."""
+        head_only = request.method == "HEAD"
+        try:
+            try:
+                answer = None if handshake.wants_websocket(request) else self._ask_http(request)
+                if answer is None:  # a plain request that nobody wants is judged as an upgrade, too: 426
+                    return self._accept(stream, addr, request)
+            except HandshakeError as refusal:
+                answer = _refuse(addr, refusal)
+            return None, _encode(answer, head_only)
+        except _FAILURES:
+            log.exception("a handler of %s's request failed", addr)
+            return None, _encode(_FAILED, head_only)
+
+    def _accept(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket, bytes]:
         key = handshake.check_upgrade(request)
-        handshake.check_origin(request, options.origins)
-        if len(self.fds) >= options.maxclient:
-            raise HandshakeError(503, "the server is full")
-        fd = WebSocket(stream, self, options, server=True, addr=addr)
+        handshake.check_origin(request, self.options.origins)
+        self._refuse_if_full()
+        fd = WebSocket(stream, self, self.options, server=True, addr=addr)
         fd.request = request
-        fd.protocol = handshake.choose_protocol(request, options.protocols)
+        fd.protocol = handshake.choose_protocol(request, self.options.protocols)
+        extensions = self._agree(fd, request)
         for callback in self._events.table["handshake"]:
             _judge(callback(fd, request))
-        stream.write(handshake.accept_response(key, fd.protocol, self._agree(fd, request)))
-        fd.opened()
-        return fd
+        self._refuse_if_full()  # by now: the handlers may have taken their time
+        return fd, handshake.accept_response(key, fd.protocol, extensions)
+
+    def _refuse_if_full(self) -> None:
+        if len(self.fds) >= self.options.maxclient:
+            raise HandshakeError(503, "the server is full")
 
     def _agree(self, fd: WebSocket, request: http.Request) -> str | None:
         """Choose among the extensions that the client offers: compression is the one we know."""
@@ -290,24 +320,24 @@ class Server:
         fd.deflate = deflate.Deflate(parameters, compression, server=True)
         return answer
 
-    def _ask_http(self, request: http.Request) -> http.Response:
+    def _ask_http(self, request: http.Request) -> http.Response | None:
         for callback in self._events.table["http"]:
             answer = callback(request)
             if answer is not None:
                 return http.response(answer)
-        handshake.check_upgrade(request)  # raises: 426
-        raise AssertionError("a plain request was taken for an upgrade")
+        return None
 
     def _converse(self, fd: WebSocket) -> None:
         """The connection's life, from the 101 to the end."""
         self.fds.add(fd)
-        if self._keepalive is not None:
-            self._keepalive.add(fd)
+        watch = self._keepalive
+        if watch is not None:
+            watch.add(fd)
         try:
             self._dispatch(fd)
         finally:
-            if self._keepalive is not None:
-                self._keepalive.discard(fd)
+            if watch is not None:
+                watch.discard(fd)
             self.fds.discard(fd)
             fd.cut(1001, "")
             self._tell("disconnect", fd, fd.code, fd.reason)
@@ -316,12 +346,12 @@ class Server:
         try:
             for callback in self._events.table["connection"]:
                 callback(fd, fd.addr)
-            messages = self._events.table["message"]
+            table = self._events.table
             while True:
                 message = fd.read()
-                for callback in messages:
+                for callback in table["message"]:
                     callback(fd, message)
-        except Exception as error:
+        except _FAILURES as error:
             wrong = fd.verdict(error)
             if wrong is not None:
                 self._tell("error", fd, wrong)
@@ -331,7 +361,7 @@ class Server:
         """Emit what comes after the last chance to act on a failure: that of a callback is logged."""
         try:
             self._events.emit(event, *args)
-        except Exception:
+        except _FAILURES:
             log.exception("a handler of %r failed", event)
 
     def told(self, fd: WebSocket, event: str, value: Any) -> None:
@@ -349,13 +379,24 @@ class _TooSlow(BaseException):
 
 
 _TOO_SLOW = http.encode_response(408, (), b"the handshake took too long\n")
+_FAILED = http.Response(500, (), b"the server has failed\n")
 
 
-def _respond(stream: Stream, answer: bytes) -> None:
+def _refuse(addr: Any, refusal: HandshakeError) -> http.Response:
+    log.info("refused %s: %s", addr, refusal)
+    return http.response(refusal)
+
+
+def _encode(answer: http.Response, head_only: bool = False) -> bytes:
+    return http.encode_response(answer.status, answer.headers, answer.body, head_only=head_only)
+
+
+def _respond(stream: Stream, answer: bytes, timeout: float) -> None:
     """Answer in plain HTTP, and see to it that the peer can read the answer to its end."""
-    with gevent.Timeout(_LINGER, False):  # type: ignore[arg-type]  # False: in silence
+    with gevent.Timeout(timeout, False):  # type: ignore[arg-type]  # False: in silence
         stream.write(answer)
         stream.drain()
+    with gevent.Timeout(_LINGER, False):  # type: ignore[arg-type]
         stream.shutdown()
         stream.linger()
 
@@ -364,6 +405,8 @@ def _judge(verdict: Any) -> None:
     """Raise what a handshake handler has returned, if that is a refusal."""
     if verdict is None or verdict is True:
         return
+    if verdict is False:
+        raise HandshakeError(403, "the server turns this connection down")
     if isinstance(verdict, HandshakeError):
         raise verdict
     answer = http.response(verdict)

@@ -79,7 +79,7 @@ def listen(
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
-        _set_nodelay(sock, nodelay)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, nodelay)
         sock.bind(sockaddr)
         sock.listen(backlog)
     return sock
@@ -202,10 +202,10 @@ def _try(family: int, sockaddr: Any, nodelay: bool) -> _socket.socket | int:
     except OSError as error:  # a kernel without IPv6, say
         return error.errno or errno.EAFNOSUPPORT
     with _opening(sock):
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, nodelay)
         while (failure := _progress(sock, sockaddr)) in _UNDER_WAY:
             _wait(sock, _WRITE)
         if not failure:
-            _set_nodelay(sock, nodelay)
             return sock
     close(sock)
     return failure
@@ -230,11 +230,6 @@ def _new(family: int) -> _socket.socket:
     sock = _socket.socket(family, _socket.SOCK_STREAM)
     sock.setblocking(False)
     return sock
-
-
-def _set_nodelay(sock: _socket.socket, nodelay: bool) -> None:
-    if sock.family in (_socket.AF_INET, _socket.AF_INET6):
-        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, nodelay)
 
 
 @contextlib.contextmanager
@@ -300,11 +295,21 @@ def start_tls(
     """
     with _opening(sock):
         sock.setblocking(False)
-        sock.getpeername()  # a peer that is gone is told here, where the descriptor has an owner who closes it
+        # What is wrong is told here, not by ssl, which has taken the descriptor by then and would leave it open.
+        sock.getpeername()
+        _check_name(server_hostname)
         tls = _wrap(sock, context, server_side, server_hostname)
     with _opening(tls):
         _when_ready(tls, _READ, tls.do_handshake)
     return tls
+
+
+def _check_name(host: str | None) -> None:
+    if host is None:
+        return
+    if not host or host[0] == "." or "\0" in host:
+        raise ValueError(f"not the name of a host: {host!r}")
+    host.encode("idna")
 
 
 def _wrap(sock: Any, context: Any, server_side: bool, server_hostname: str | None) -> ssl.SSLSocket:
@@ -316,7 +321,7 @@ def _wrap(sock: Any, context: Any, server_side: bool, server_hostname: str | Non
 
 
 def readfunc(sock: _socket.socket) -> Callable[..., bytes]:
-    """Give a `read(size=None)`: exactly `size` bytes, or else whatever comes.   What it gives Blocks.
+    """Give a `read(size=None)`, which Blocks: exactly `size` bytes, or without a size whatever comes.
 
     EOFError if the peer closes before that.  It takes no more from the socket than was asked for, and a Timeout loses
     nothing: the next read begins with what had come.   (skynet: sockethelper.readfunc)
@@ -344,7 +349,7 @@ def readfunc(sock: _socket.socket) -> Callable[..., bytes]:
 
 
 def writefunc(sock: _socket.socket) -> Callable[[bytes], None]:
-    """Give a `write(data)` that returns when the kernel has taken all of it.   What it gives Blocks.
+    """Give a `write(data)`, which Blocks until the kernel has taken all of it.
 
     A Timeout leaves the data cut off: close then.   (skynet: sockethelper.writefunc)
     """

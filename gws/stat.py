@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from gws.mailbox import Service
 from gws.queue import waiting
-from gws.task import Task, trace
+from gws.runner import trace
+from gws.task import Task
 
 __all__ = ["Stat", "stat"]
 
-INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task")  # modules that nobody looks for
+INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task", "gws.runner")  # modules that nobody looks for
 
 
 class Stat(NamedTuple):

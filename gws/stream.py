@@ -24,14 +24,14 @@ import termios
 from collections.abc import Callable
 from typing import Any
 
-from _socket import SHUT_WR, socket
+from _socket import socket
 from gevent import getcurrent
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mask, new_mask, slack
-from gws.outbox import AGAIN, Outbox
+from gws.outbox import AGAIN, Outbox, send_fin
 from gws.utf8 import Utf8, decode
 
 __all__ = ["Plain", "Stream"]
@@ -227,7 +227,7 @@ class Stream(Outbox):
         if self._tls and self._sock.pending():  # type: ignore[attr-defined]  # decrypted: the kernel knows nothing of it
             self._hub.loop.run_callback(self._readable)
         elif not self._read_watcher.active:
-            self._read_watcher.start(self._readable)
+            self._read_watcher.start(self._readable, pass_events=True)
         self._reader = reader
         try:
             self._hub.switch()
@@ -236,7 +236,9 @@ class Stream(Outbox):
         if self._closed:
             raise EOFError("the connection was closed")
 
-    def _readable(self) -> None:
+    def _readable(self, events: int = _READ) -> None:
+        if events < 0:  # libuv watches a socket no longer that has failed; what came before is to be read all the same
+            self._read_watcher.stop()
         if self._reader is not None:
             self._reader.switch()
         elif not self._closed:
@@ -274,7 +276,7 @@ class Stream(Outbox):
             if self._tls:
                 with contextlib.suppress(*AGAIN):
                     self._sock.unwrap()  # type: ignore[attr-defined]  # its close_notify; we do not wait for the peer's
-            self._sock.shutdown(SHUT_WR)
+            send_fin(self._sock)
 
     def linger(self) -> None:
         """Throw away what the peer still sends, until it closes.   Blocks.

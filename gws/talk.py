@@ -19,10 +19,12 @@ from gws.client import Client
 from gws.errors import ConnectionClosed, GwsError
 from gws.message import Message
 
-__all__ = ["Talk", "signals_raise"]
+__all__ = ["WAIT", "Talk", "signals_raise"]
+
+#: Seconds that a server has, after the end of the input, for answers that its pong has overtaken.
+WAIT = 0.5
 
 _GOOD = (1000, 1001, 1005)  # the codes of a good end
-_PINGS = 2  # to be answered after the end of the input, before we close
 _PARTING = 1.0  # seconds that the server has for its Close when we are interrupted
 
 
@@ -30,10 +32,10 @@ class Talk:
     """One conversation.
 
     `binary`: send each line as a binary message.   `ping`: tell the round trip of a ping, first.   `wait`: seconds to
-    listen on after the end of the input and all that is in flight; None: until the server closes.
+    listen on after the end of the input; None: until the server closes.
     """
 
-    def __init__(self, client: Client, *, binary: bool = False, ping: bool = False, wait: float | None = 0):
+    def __init__(self, client: Client, *, binary: bool = False, ping: bool = False, wait: float | None = WAIT):
         self._client = client
         self._binary = binary
         self._ping = ping
@@ -76,11 +78,10 @@ class Talk:
     def _await_answers(self) -> None:
         """Wait for what is in flight, since whatever comes after our Close is dropped.   Blocks.
 
-        A server that answers in order, as an echo does, has answered everything before the first pong.  One that
-        answers pings ahead of its handlers has had a round trip's time for them by the second.  `wait` is for others.
+        A server that answers in order, as an echo does, has answered everything before the pong, however long that
+        takes it.  Only time can tell for one that answers pings ahead of its handlers: that is what `wait` is for.
         """
-        for _ in range(_PINGS):
-            self._client.ping()
+        self._client.ping()
         self._client.join(self._wait)
 
     def _on_open(self) -> None:

@@ -395,7 +395,7 @@ class WebSocket:
         finally:
             self._end(*self._given, TimeoutError("the peer sent no Close"))
 
-    def verdict(self, error: Exception) -> Exception | None:
+    def verdict(self, error: BaseException) -> BaseException | None:
         """Tell what was wrong when its reader or a handler met `error`: None for an ordinary end.   Blocks.
 
         After a failed or a late write the peer's last words may still be there: they are heard first.

@@ -25,6 +25,12 @@ from gws.websocket import Limits, WebSocket
 STREAMS = [Plain] if Stream is Plain else [Plain, Stream]
 
 
+def pytest_collection_finish():
+    """Leave what is there by now out of every later look at what is left behind: it takes most of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(params=STREAMS, ids=lambda kind: kind.__module__.removeprefix("gws."))
 def stream_class(request):
     """Each of the streams that there are; what is said of one is said of all."""
@@ -206,7 +212,8 @@ def census():
             fds[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             continue
-    return live, fds, {thread.ident: thread for thread in threading.enumerate()}
+    threads = [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
+    return live, fds, {thread.ident: thread for thread in threads}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,170 @@
+"""Run the Autobahn testsuite against gws, and compare its verdicts with those in expected.json.
+
+The suite is the one installed in the folder that AUTOBAHN_DIR names, or in ~/.cache/gws-autobahn.  If none is there,
+setup.sh installs it: the one in ../shared/autobahn (from the project's root) or in the folder that AUTOBAHN_SUITE
+names.  Without such a script, or without a Python 2.7, docker runs the image crossbario/autobahn-testsuite.
+
+Exit status: 0 all verdicts are as expected, 1 some are not, 2 there are no verdicts, 3 there is no suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import suite
+from suite import ROOT, CannotRun, NoSuite
+
+HERE = Path(__file__).resolve().parent
+EXPECTED = json.loads((HERE / "expected.json").read_text())
+AGENT = "gws"
+STREAMS = ("compiled", "plain")
+
+# Of 12 and 13 each group, and each size of messages and of fragments, but few of the large ones: see the README.
+QUICK = ["[1-79].*", "10.*"]
+
+
+def main():
+    """Do what the command line says; return the exit status."""
+    options = parse_arguments()
+    total = changed = 0
+    try:
+        wstest = suite.find()
+        for stream in STREAMS if options.stream == "both" else [options.stream]:
+            environment = environment_for(stream)
+            for role in ROLES if options.role == "both" else [options.role]:
+                results = run(wstest, stream, role, environment, options)
+                total, changed = total + results[0], changed + results[1]
+    except (NoSuite, CannotRun) as error:
+        print(error, file=sys.stderr)
+        return 3 if isinstance(error, NoSuite) else 2
+    print(f"{total - changed} passed, {changed} failed")
+    return 1 if changed else 0
+
+
+def parse_arguments():
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help="patterns of cases, such as 9.3.1 or '12.*'; by default all 517")
+    parser.add_argument("--quick", action="store_true", help="all of 1 to 7, 9 and 10, and a spread of 12 and 13")
+    parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which stream (both)")
+    parser.add_argument("--role", choices=[*ROLES, "both"], default="both", help="what gws is (both)")
+    parser.add_argument("--reports", type=Path, default=ROOT / "reports/autobahn", help="the folder for its reports")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for one role on one stream (3600)")
+    options = parser.parse_args()
+    patterns = options.cases + QUICK * options.quick or ["*"]
+    for pattern in patterns:
+        if not select([pattern]):
+            parser.error(f"no case has a name like {pattern}")
+    options.cases = select(patterns)
+    return options
+
+
+def select(patterns):
+    """Return the cases that match one of the patterns, in order."""
+    return [case for case in EXPECTED["server"] if any(fnmatch.fnmatch(case, pattern) for pattern in patterns)]
+
+
+def environment_for(stream):
+    """Return the environment in which gws has that stream."""
+    environment = {**os.environ, "GWS_PURE": "1" if stream == "plain" else ""}
+    if importlib.util.find_spec("gws") is None:  # not installed: this tree is meant
+        sys.path.append(str(ROOT))
+    if str(ROOT) in sys.path:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if stream == "compiled":
+        probe = "import gws.stream as stream, sys; sys.exit(stream.Stream is stream.Plain)"
+        if subprocess.run([sys.executable, "-c", probe], env=environment).returncode:
+            raise CannotRun("the compiled stream is not built here: pip install -e . builds it")
+    return environment
+
+
+# ------------------------------------------------------------------------------------------------ one role, one stream
+
+
+def run(wstest, stream, role, environment, options):
+    """Run the cases in one role on one stream; return how many verdicts there are, and how many have changed."""
+    outdir = options.reports.absolute() / f"{stream}-{role}"
+    outdir.mkdir(parents=True, exist_ok=True)
+    print(f"{role}, {stream} stream: {len(options.cases)} cases", flush=True)
+    began = time.monotonic()
+    cases = ["*"] if options.cases == select(["*"]) else options.cases  # with "*", a case that is new to us shows
+    with (outdir / f"{role}.log").open("wb") as log:
+        peer = {"env": environment, "stderr": log}
+        ROLES[role](wstest, outdir, cases, peer, options.timeout)
+    found = suite.verdicts(outdir, AGENT)
+    changes = compare(EXPECTED[role], options.cases, found)
+    print(f"    {time.monotonic() - began:.0f} s; the reports are in {outdir}")
+    for case, was, now in changes:
+        print(f"    {case}: {' / '.join(now)}, expected {' / '.join(was)}")
+    sys.stdout.flush()
+    return len({*options.cases, *found}), len(changes)
+
+
+def run_server(wstest, outdir, cases, peer, timeout):
+    """Have the fuzzing client go through the cases against our server."""
+    command = [sys.executable, HERE / "server.py"]
+    with suite.running(command, stdout=subprocess.PIPE, text=True, **peer) as server:
+        url = server.stdout.readline().strip()
+        if not url:
+            raise CannotRun(f"our server did not start: see {outdir}/server.log")
+        with suite.fuzzing_client(wstest, outdir, cases, AGENT, url) as fuzzer:
+            wait(fuzzer, timeout)
+        if server.poll() is not None:
+            print(f"    our server is gone, status {server.returncode}: see {outdir}/server.log")
+
+
+def run_client(wstest, outdir, cases, peer, timeout):
+    """Have our client go through the cases with the fuzzing server, and ask that one for its reports."""
+    with suite.fuzzing_server(wstest, outdir, cases) as url:
+        peer["env"] = {**peer["env"], "AUTOBAHN_URL": url, "AUTOBAHN_AGENT": AGENT}
+        with suite.running([sys.executable, HERE / "client.py"], **peer) as client:
+            wait(client, timeout)
+        if client.returncode:
+            print(f"    our client has failed, status {client.returncode}: see {outdir}/client.log")
+        ask_for_reports(url)
+
+
+ROLES = {"server": run_server, "client": run_client}
+
+
+def wait(process, timeout):
+    """Wait for the end of a process."""
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise CannotRun(f"not done after {timeout:g} s (--timeout)") from None
+
+
+def ask_for_reports(url):
+    """Have the fuzzing server write its reports: it opens the connection once they are written."""
+    import gws.client
+    from gws.errors import HandshakeError
+
+    try:
+        gws.client.connect(f"{url}/updateReports?agent={AGENT}", timeout=120, proxy=None).join()
+    except (HandshakeError, OSError) as error:
+        raise CannotRun(f"the fuzzing server writes no reports: {error}") from error
+
+
+def compare(expected, cases, found):
+    """Return (case, expected verdicts, verdicts found) for those that differ, and for cases that we do not know."""
+    changes = []
+    for case in dict.fromkeys([*cases, *found]):
+        was, now = expected.get(case, ["UNKNOWN"]), found.get(case, ["NOT RUN"])
+        if was != now:
+            changes.append((case, was, now))
+    return changes
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Programs in subprocesses: started, listened to, stopped; nothing of them survives the `with`.
+
+Their output is read cooperatively, so that a gws server in this process can talk to a client in that one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.fileobject import FileObject
+
+import gws
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 20  # seconds for anything that a program is to do; a loaded machine is slow
+
+_PATH = [str(Path(gws.__file__).parent.parent), os.environ.get("PYTHONPATH")]
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+_ENVIRONMENT |= {"PYTHONPATH": os.pathsep.join(filter(None, _PATH)), "PYTHONUNBUFFERED": "1"}
+
+
+class Program:
+    """A running program.   `lines` is what it has said so far, on both of its outputs unless `stderr` is False."""
+
+    def __init__(self, *command, stderr=True, environment=()):
+        self.lines = []
+        self.port = None
+        ours, theirs = os.pipe()
+        inbox, self._outbox = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=inbox,
+                stdout=theirs,
+                stderr=theirs if stderr else None,
+                cwd=ROOT,
+                env=_ENVIRONMENT | dict(environment),
+            )
+        finally:
+            os.close(theirs)
+            os.close(inbox)
+        self._output = FileObject(ours, "r", encoding="utf-8")
+        self._input = FileObject(self._outbox, "w", encoding="utf-8")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+        self._input.close()
+
+    @property
+    def said(self):
+        """All that it has said so far."""
+        return "".join(self.lines)
+
+    def read_line(self):
+        """Return its next line, "" at the end."""
+        with gevent.Timeout(PATIENCE, False):
+            self.lines.append(self._output.readline())
+            return self.lines[-1]
+        raise TimeoutError(f"it said no more than {self.said[-2000:]!r}")
+
+    def write_line(self, line):
+        """Write to its standard input."""
+        with gevent.Timeout(PATIENCE):
+            self._input.write(line + "\n")
+            self._input.flush()
+
+    def wait(self):
+        """Read on to the end of its output, and return its exit status."""
+        while self.read_line():
+            pass
+        return self._process.wait(PATIENCE)
+
+    def stop(self, number=signal.SIGTERM):
+        """Send it a signal, and return its exit status."""
+        self._process.send_signal(number)
+        return self.wait()
+
+    def wait_until_it_listens(self, port):
+        """Connect until somebody is there; `port` is then known."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+                self.port = port
+                return
+            except ConnectionRefusedError:
+                gevent.sleep(0.02)
+        self._process.kill()
+        self.wait()
+        pytest.fail(f"it does not listen on {port}; it said: {self.said}")
+
+
+def python(*command, **options):
+    """Start a Python program, with the gws that is tested here."""
+    flags = ["-X", "dev"] if sys.flags.dev_mode else []
+    return Program(sys.executable, *flags, *command, **options)
+
+
+def free_port():
+    """Return a port that nobody listens on: the kernel's choice, and it does not choose it again so soon."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]

@@ -1,0 +1,103 @@
+"""A look at a service tells what it did, and what each of its greenlets waits for."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gws import skynet
+
+
+class Shop:
+    """A service that waits in every way."""
+
+    def __init__(self):
+        self.till = skynet.queue()
+        self.go = Event()
+
+    def call(self, address):
+        skynet.call(address, "pay")
+
+    def pay(self):
+        with self.till:
+            self.go.wait()
+
+    def sleep(self):
+        skynet.sleep(60)
+
+    def rest(self):
+        skynet.wait("bell")
+
+    def look(self):
+        gevent.sleep(0)
+        return skynet.services()[0].greenlets
+
+    def fork(self):
+        skynet.fork(gevent.sleep, 60)
+
+    def later(self):
+        skynet.timeout(60, self.rest)
+
+
+@pytest.fixture
+def shop():
+    """Return the address of a Shop."""
+    yield skynet.newservice(Shop)
+    for service in skynet.services():
+        skynet.kill(service.address)
+
+
+def waits(command, *args):
+    """Return what there is to see while the command waits, with the line numbers gone."""
+    skynet.send(*command)
+    for _ in range(4):
+        gevent.sleep(0)
+    return [(chain, re.sub(r":\d+\)", ":0)", what)) for chain, what in skynet.services()[0].greenlets]
+
+
+def test_a_service_at_rest(shop):
+    before = time.time()
+    skynet.name(".shop", shop)
+    stat = skynet.services()[0]
+    assert stat[:5] == (shop, "Shop", (".shop",), 0, 0)
+    assert 0 <= stat.time < 1
+    assert 0 <= before - stat.started < 5
+    assert stat.greenlets == []
+
+
+def test_what_was_done_and_what_is_to_be_done(shop):
+    skynet.call(shop, "look")
+    skynet.send(shop, "sleep")
+    skynet.send(shop, "sleep")
+    stat = skynet.services()[0]
+    assert (stat.mailbox, stat.messages) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "task", "what"),
+    [
+        ("pay", "pay", "nothing at pay (test_stat.py:0)"),
+        ("sleep", "sleep", "sleep at sleep (test_stat.py:0)"),
+        ("rest", "rest", "wait at rest (test_stat.py:0)"),
+        ("later", "timeout(Shop.rest)", "its time"),
+    ],
+)
+def test_what_a_greenlet_waits_for(shop, command, task, what):
+    assert waits((shop, command)) == [(f"{shop} Shop.{task}", what)]
+
+
+def test_a_call_and_a_queue(shop):
+    skynet.send(shop, "pay")
+    assert waits((shop, "call", shop)) == [
+        (f"{shop} Shop.call", f"call {shop} Shop.pay at call (test_stat.py:0)"),
+        (f"{shop} Shop.call -> {shop} Shop.pay", f"<Queue held by {shop} Shop.pay, 1 in line> at pay (test_stat.py:0)"),
+        (f"{shop} Shop.pay", "nothing at pay (test_stat.py:0)"),
+    ]
+
+
+def test_who_looks_waits_for_nothing(shop):
+    assert skynet.call(shop, "look") == [(f"{shop} Shop.look", "nothing")]
