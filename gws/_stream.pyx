@@ -10,12 +10,17 @@ batch moves into a buffer of the stream's own (`_left`), since other greenlets r
 scratch.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
 not with what the header claims.
 
+Who is woken, and how.   The streams of a hub wait in an epoll set of their own, and the hub's loop watches the set: one
+watcher for all connections, registered once for all of a connection's reads.  A greenlet that parks while others are
+known to be ready switches straight to the next of them: one switch for each, not two by way of the hub.
+
 How bytes go out.   Straight from the message's object to the kernel if nothing waits before it; else into a queue of
 chunks (`_chunks`): small writes are copied into one chunk's buffer, large ones keep a reference.
 
 Bounds.   Every copy below names the two lengths that bound it, in a comment where they are not on the same line.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
@@ -29,6 +34,7 @@ import contextlib
 import os
 
 from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.hub import Waiter
 
@@ -71,6 +77,20 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int most, int timeout)
+
+cdef extern from "<unistd.h>" nogil:
+    int close_descriptor "close"(int fd)
 
 cdef extern from "<sys/ioctl.h>" nogil:
     int FIONREAD
@@ -169,6 +189,7 @@ cdef enum:
     WARN_FROM = 1024 * 1024       # pending bytes that are worth a first warning
     SMALL = 16 * 1024             # writes up to this are copied together; larger ones are sent from where they are
     MAX_HEADER = 14
+    READY = 64                    # streams that are woken before the loop runs on
     CHUNKS = 64                   # chunks in one sendmsg; far below IOV_MAX
 
 cdef struct Chunk:
@@ -178,38 +199,112 @@ cdef struct Chunk:
 
 
 cdef class Turn:
-    """What all streams of one hub share: the buffers, and who has bytes to send when this turn of the loop ends.
+    """What all streams of one hub share: the buffers, who can be read, and who has bytes to send when this turn ends.
 
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
-    cdef object loop, callback
+    cdef object hub, loop, watcher
     cdef list late
     cdef char *scratch            # PREFIX + SCRATCH bytes
     cdef char *out                # MAX_HEADER + SMALL bytes: a small frame is put together here, and sent at once
-    cdef list masks
     cdef bytes entropy
     cdef Py_ssize_t drawn         # bytes of `entropy` that are used up
+    # Who waits.  The set holds no references: a stream leaves it before it closes, and before it is freed.
+    cdef int epoll, waiting
+    cdef int age                  # how often this process is a child of the one that the hub began in
+    cdef epoll_event ready[READY]
+    cdef int next, end            # ready[next:end] is still to be woken; empty unless `wake` is on the hub's stack
 
-    def __cinit__(self, loop):
-        self.loop = loop
+    def __cinit__(self, hub):
+        self.hub = hub
+        self.loop = hub.loop
         self.late = []
-        self.entropy = b""
+        self.epoll = -1
         self.scratch = <char *>PyMem_Malloc(PREFIX + SCRATCH)
         self.out = <char *>PyMem_Malloc(MAX_HEADER + SMALL)
         if self.scratch == NULL or self.out == NULL:
             raise MemoryError
+        self.begin()
 
     def __dealloc__(self):
         PyMem_Free(self.scratch)
         PyMem_Free(self.out)
+        if self.epoll >= 0:
+            close_descriptor(self.epoll)
+
+    cdef int begin(self) except -1:
+        self.entropy, self.drawn = b"", 0
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise_errno()
+        self.watcher = self.loop.io(self.epoll, READ)
+        self.waiting = self.next = self.end = 0
+        return 0
+
+    cdef int begin_anew(self) except -1:
+        """In a child: the set and the masks drawn in advance are the parent's, and not to be touched."""
+        self.watcher.stop()
+        self.watcher.close()
+        close_descriptor(self.epoll)
+        self.age += 1
+        return self.begin()
+
+    cdef int watch(self, Stream stream) except -1:
+        """Let `stream` be woken whenever it can be read, until `unwatch`."""
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = <void *>stream
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, stream._fd, &event) < 0:
+            raise_errno()
+        if self.waiting == 0:
+            self.watcher.start(self.wake)
+        self.waiting += 1
+        return 0
+
+    cdef void unwatch(self, Stream stream) noexcept:
+        cdef int i
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, stream._fd, NULL)
+        for i in range(self.next, self.end):
+            if self.ready[i].data.ptr == <void *>stream:
+                self.ready[i].data.ptr = NULL
+        self.waiting -= 1
+
+    def wake(self):
+        """The loop's callback: some streams can be read.   Switch to who waits for them."""
+        cdef void *stream
+        if self.waiting == 0:
+            self.watcher.stop()
+            return
+        self.next, self.end = 0, epoll_wait(self.epoll, self.ready, READY, 0)
+        try:
+            while self.next < self.end:
+                stream = self.ready[self.next].data.ptr
+                self.next += 1
+                if stream != NULL:
+                    (<Stream>stream)._wake()
+        finally:
+            self.next = self.end = 0           # after an error: who was not woken is still ready in the next turn
+
+    cdef PyObject *who_is_next(self) noexcept:
+        """Return the greenlet to switch to from one that parks: the next that can go on, else the hub."""
+        cdef void *stream
+        while self.next < self.end:
+            stream = self.ready[self.next].data.ptr
+            if stream != NULL:
+                if (<Stream>stream)._reader is None:
+                    break                      # nobody waits for it: `wake` sees to that
+                self.next += 1
+                return <PyObject *>(<Stream>stream)._reader
+            self.next += 1
+        return <PyObject *>self.hub
 
     cdef int add(self, Stream stream) except -1:
         if not self.late:
-            self.loop.run_callback(self.end)
+            self.loop.run_callback(self.end_turn)
         self.late.append(stream)
         return 0
 
-    def end(self):
+    def end_turn(self):
         cdef Stream stream
         late, self.late = self.late, []
         for stream in late:
@@ -229,30 +324,30 @@ cdef class Turn:
 cdef Turn turn_of(hub):
     turns = vars(hub)
     if "gws_compiled_turn" not in turns:
-        turns["gws_compiled_turn"] = Turn(hub.loop)      # lives and dies with its hub
+        turns["gws_compiled_turn"] = Turn(hub)           # lives and dies with its hub
     return turns["gws_compiled_turn"]
 
 
-def _forget_entropy():
-    """Two processes must not draw the same masks."""
-    turn = vars(get_hub()).get("gws_compiled_turn")
+def _after_fork():
+    hub = get_hub_if_exists()
+    turn = None if hub is None else vars(hub).get("gws_compiled_turn")
     if turn is not None:
-        (<Turn>turn).entropy = b""
-        (<Turn>turn).drawn = 0
+        (<Turn>turn).begin_anew()
 
 
-os.register_at_fork(after_in_child=_forget_entropy)
+os.register_at_fork(after_in_child=_after_fork)
 
 
+@cython.no_gc_clear               # __dealloc__ has to leave the turn's set, so it needs the turn
 cdef class Stream:
     """The bytes of one connection.   One greenlet may read at a time; any number may write.   (See `stream.Stream`.)"""
 
     cdef object __weakref__
-    cdef object _sock, _hub, _read_watcher, _write_watcher, _error, _wrong
+    cdef object _sock, _hub, _write_watcher, _error, _wrong
     cdef object _reader                        # the greenlet that is parked in a read
     cdef list _writers                         # [(bytes sent at which it goes on, its waiter)], in order; None: nobody
     cdef Turn _turn
-    cdef int _fd
+    cdef int _fd, _age                         # _age: of the turn, when it was told to watch us
     cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked
     cdef unsigned long _thread
     # received, not parsed yet: _left[_left_begin:_left_end]
@@ -284,9 +379,9 @@ cdef class Stream:
         self._hub = get_hub()
         self._thread = PyThread_get_thread_ident()
         self._turn = turn_of(self._hub)
-        self._read_watcher = self._hub.loop.io(self._fd, READ)
 
     def __dealloc__(self):
+        self._unwatch()
         PyMem_Free(self._left)
         Py_XDECREF(self._body)
         self._drop_chunks()
@@ -325,6 +420,17 @@ cdef class Stream:
                 return head
             count = self._receive(scratch, SCRATCH)
             self._add_left(scratch, count)
+
+    def read(self, Py_ssize_t size):
+        """Read exactly `size` bytes as they are (a body, say, whose length its head has told).   Blocks."""
+        cdef char *scratch = self._turn.scratch + PREFIX
+        while self._left_end - self._left_begin < size:
+            self._add_left(scratch, self._receive(scratch, SCRATCH))
+        if size <= 0:
+            return b""
+        data = PyBytes_FromStringAndSize(self._left + self._left_begin, size)      # there are `size` bytes left
+        self._use_left(size)
+        return data
 
     def read_frame(self, Py_ssize_t limit, partial=None, bint text=False):
         """Read the next frame: its first byte (FIN, RSV, opcode) and its payload.   Blocks.
@@ -598,11 +704,7 @@ cdef class Stream:
         return count
 
     cdef int _park(self) except -1:
-        """Wait until the socket is readable.
-
-        The watcher persists from read to read: no system call to begin or to end a wait.  Its callback switches
-        straight into this greenlet; it stops when it finds nobody waiting.
-        """
+        """Wait until the socket is readable.   No system call begins or ends the wait: we stay watched throughout."""
         self._check()
         if self._closed:
             raise EOFError("the connection was closed")
@@ -614,28 +716,35 @@ cdef class Stream:
             raise BlockingSwitchOutError("a read would block the hub")
         if self._tls and self._sock.pending():         # decrypted: the kernel knows nothing of it
             self._hub.loop.run_callback(self)
-        elif not self._watching:
-            self._read_watcher.start(self, pass_events=True)
-            self._watching = True
+        elif not self._watching or self._age != self._turn.age:
+            self._turn.watch(self)
+            self._watching, self._age = True, self._turn.age
         self._reader = reader
         try:
-            PyGreenlet_Switch(<PyGreenlet *>self._hub, NULL, NULL)
+            PyGreenlet_Switch(<PyGreenlet *>self._turn.who_is_next(), NULL, NULL)
         finally:
             self._reader = None
         if self._closed:
             raise EOFError("the connection was closed")
         return 0
 
-    def __call__(self, int events=READ):
-        """The read watcher's callback: the socket is readable."""
-        if events < 0 and self._watching:              # libuv watches a socket no longer that has failed;
-            self._read_watcher.stop()                  # what came before is to be read all the same
-            self._watching = False
+    cdef int _wake(self) except -1:
+        """Go on in the greenlet that is parked here; if there is none, be woken no more: TCP holds the peer back."""
         if self._reader is not None:
             PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
-        elif not self._closed and self._watching:
-            self._read_watcher.stop()                  # TCP holds the peer back from here on
-            self._watching = False
+        else:
+            self._unwatch()
+        return 0
+
+    def __call__(self):
+        """What the loop calls to wake us outside of the set."""
+        if self._reader is not None:
+            self._wake()
+
+    cdef void _unwatch(self) noexcept:
+        if self._watching and self._age == self._turn.age:     # watching: __init__ has come to its end
+            self._turn.unwatch(self)
+        self._watching = False
 
     cdef int _add_left(self, const char *data, Py_ssize_t size) except -1:
         """Keep data[:size] behind what is left already."""
@@ -983,12 +1092,11 @@ cdef class Stream:
         if self._closed:
             return
         self._closed = True
-        for watcher in (self._read_watcher, self._write_watcher):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
-        self._read_watcher = self._write_watcher = None
-        self._watching = False
+        self._unwatch()
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+            self._write_watcher = None
         self._use_left(self._left_end - self._left_begin)
         self._sock.close()
         self._break(BrokenPipeError("the connection was closed"))

@@ -28,6 +28,7 @@ from gevent.event import Event
 from gws import deflate, handshake, http, proxy, sockethelper
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.events import Events
+from gws.frame import encode_close
 from gws.keepalive import keepalive
 from gws.message import Message
 from gws.stream import Stream
@@ -42,9 +43,11 @@ EVENTS = ("open", "message", "close", "ping", "pong", "error", "warning")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
+_MAX_BODY = 4096  # bytes of a refusal's body that are read
 _KEPT = 16  # messages kept for read(); TCP holds the peer back beyond that
 _BACKOFF = (0.5, 60.0)  # seconds: the first pause before a reconnection, and the longest
 _LASTED = 60.0  # seconds after which a connection counts as a good one, and the pauses begin anew
+_FAILURES = (Exception, gevent.Timeout)  # a Timeout is no Exception, but a handler that lets one out has failed as well
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class Options(Limits):
     proxy: str | bool | None = True  #: a proxy's URL; True: as the environment says; None: no proxy
     path: str | None = None  #: a Unix socket to connect to, whatever host the URL names
     reconnect: bool = False  #: connect anew whenever the connection is lost, with growing pauses
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("timeout", "max_header"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if isinstance(self.protocols, str):
+            raise TypeError("protocols must be a sequence of str, not str")
+        # A redirect or a reconnection needs them once more: a generator would be empty by then.
+        object.__setattr__(self, "protocols", tuple(self.protocols))
+        object.__setattr__(self, "headers", tuple(http.Headers(self.headers)))
 
 
 class Client:
@@ -80,7 +95,8 @@ class Client:
         self._kept: deque[Message] = deque()  # messages for read()
         self._news = Event()  # set when there is something to read, or nothing any more
         self._room = Event()  # set when there is room for more
-        self._closing = False
+        self._dialing = False
+        self._over = Event()  # set by close(), and once nobody reads any more
 
     def __repr__(self) -> str:
         return f"<Client {self._target or 'not connected'} {self.fd.describe() if self.fd else ''}>".replace(" >", ">")
@@ -103,11 +119,11 @@ class Client:
         `options` are the fields of `Options`.  Raises HandshakeError when the server refuses, OSError when it cannot
         be reached, TimeoutError when that takes too long, ValueError for a URL that is none.
         """
-        if self._running is not None and not self._running.dead:
+        if self._dialing or (self._running is not None and not self._running.dead):
             raise RuntimeError(f"{self!r} is connected already")
         self.options = _options(options)
         self._target = Target.of(address, port)
-        self._closing = False
+        self._over.clear()
         self._kept.clear()
         self.fd = self._dial()
         self._running = gevent.spawn(self._run)
@@ -116,36 +132,54 @@ class Client:
     def _dial(self) -> WebSocket:
         """Open a connection, following redirects (RFC 6455 section 4.1 allows it)."""
         assert self._target is not None
-        target, options, headers = self._target, self.options, list(http.Headers(self.options.headers))
-        with sockethelper.deadline(options.timeout, str(target)):
-            for _ in range(_MAX_REDIRECTS + 1):
-                try:
-                    return self._open(target, headers)
-                except HandshakeError as refusal:
-                    location = http.Headers(refusal.headers).get("Location")
-                    if refusal.status not in _REDIRECTS or location is None:
-                        raise
-                    target, headers = redirected(target, location, headers)
-            raise HandshakeError(0, f"more than {_MAX_REDIRECTS} redirects")
-
-    def _open(self, target: Target, headers: Pairs) -> WebSocket:
-        stream = Stream(self._socket(target, self.options), masked=False)
+        self._dialing = True
         try:
-            return self._shake_hands(stream, target, headers)
-        except BaseException:
-            stream.close()
-            raise
+            with sockethelper.deadline(self.options.timeout, str(self._target)):
+                return self._follow(self._target, list(http.Headers(self.options.headers)))
+        finally:
+            self._dialing = False
 
-    def _socket(self, target: Target, options: Options) -> Any:
+    def _follow(self, target: Target, headers: Pairs) -> WebSocket:
+        for followed in range(_MAX_REDIRECTS + 1):
+            try:
+                got = self._open(target, headers)
+            except ValueError as error:
+                if not followed or isinstance(error, OSError):  # (a certificate's fault is both)
+                    raise
+                raise HandshakeError(0, f"a redirect leads nowhere: {error}") from None
+            if isinstance(got, WebSocket):
+                return got
+            target, headers = redirected(target, got, headers)
+        raise HandshakeError(0, f"more than {_MAX_REDIRECTS} redirects")
+
+    def _open(self, target: Target, headers: Pairs) -> WebSocket | str:
+        """Return the open connection, or where the server redirects us to."""
+        # A redirect by a proxy is none: whoever sits before the proxy could have sent it, TLS or not.
+        stream = Stream(self._socket(target), masked=False)
+        fd = None
+        try:
+            fd = self._shake_hands(stream, target, headers)
+            return fd
+        except HandshakeError as refusal:
+            location = http.Headers(refusal.headers).get("Location")
+            if refusal.status not in _REDIRECTS or location is None:
+                raise
+            return location
+        finally:
+            if fd is None:
+                stream.close()
+
+    def _socket(self, target: Target) -> Any:
+        options = self.options
+        context = (options.ssl or sockethelper.client_context()) if target.secure else None
         if options.path is not None:
             sock = sockethelper.connect_unix(options.path)
         elif (through := _proxy(target, options)) is not None:
             sock = proxy.open_tunnel(through, target.host, target.port)
         else:
             sock = sockethelper.connect(target.host, target.port)
-        if not target.secure:
+        if context is None:
             return sock
-        context = options.ssl or sockethelper.client_context()
         return sockethelper.start_tls(sock, context, server_hostname=options.server_hostname or target.host)
 
     def _shake_hands(self, stream: Stream, target: Target, headers: Pairs) -> WebSocket:
@@ -162,17 +196,25 @@ class Client:
             headers=target.credentials + headers,
         )
         stream.write(request)
-        try:
-            response = http.parse_response(stream.read_head(options.max_header))
-        except EOFError:
-            raise HandshakeError(0, "the server closed the connection instead of answering") from None
+        response = self._read_response(stream)
         fd = WebSocket(stream, self, options, server=False, addr=(target.host, target.port))
         fd.protocol = handshake.check_response(response, key, options.protocols)
-        agreed = deflate.accepted(handshake.extensions(response.headers), options.compression)
+        agreed = deflate.accepted(_extensions(response), options.compression)
         if agreed is not None and options.compression is not None:
             fd.deflate = deflate.Deflate(agreed, options.compression, server=False)
         fd.opened()
         return fd
+
+    def _read_response(self, stream: Stream) -> http.Response:
+        try:
+            response = http.parse_response(stream.read_head(self.options.max_header))
+            if response.status != 101:
+                response.body = _body(stream, response)  # it tells why
+            return response
+        except EOFError:
+            raise HandshakeError(0, "the server closed the connection instead of answering") from None
+        except HandshakeError as error:  # whose status is what a server would answer
+            raise HandshakeError(0, error.args[0]) from None
 
     # ------------------------------------------------------------------------------------- the reading greenlet
 
@@ -183,29 +225,24 @@ class Client:
             while True:
                 began = monotonic()
                 self._converse()
-                if not self.options.reconnect or self._closing:
-                    return
                 if monotonic() - began > _LASTED:
                     pauses = _pauses()
-                self._redial(pauses)
-                if self._closing:
+                if not self.options.reconnect or not self._redial(pauses):
                     return
         finally:
-            self._closing = True
+            self._over.set()
             self._news.set()
 
-    def _redial(self, pauses: Iterator[float]) -> None:
-        """Connect anew, however long that takes."""
-        for pause in pauses:
-            gevent.sleep(pause)
-            if self._closing:
-                return
+    def _redial(self, pauses: Iterator[float]) -> bool:
+        """Connect anew, however long that takes; or return False once close() was called."""
+        while not self._over.wait(next(pauses)):
             try:
                 self.fd = self._dial()
-                return
+                return True
             except (HandshakeError, OSError) as error:
                 log.info("cannot reconnect to %s: %s", self._target, error)
                 self._tell("error", error)
+        return False
 
     def _converse(self) -> None:
         fd = self.fd
@@ -223,16 +260,16 @@ class Client:
             self._tell("close", fd.code, fd.reason)
 
     def _dispatch(self, fd: WebSocket) -> None:
-        handlers = self._events.table["message"]
+        table = self._events.table
         try:
             self._events.emit("open")
             while True:
                 message = fd.read()
-                if not handlers:
+                if not table["message"]:
                     self._keep(fd, message)
-                for handler in handlers:
-                    handler(message)
-        except Exception as error:
+                for callback in table["message"]:
+                    callback(message)
+        except _FAILURES as error:
             wrong = fd.verdict(error)
             if wrong is not None:
                 self._tell("error", wrong)
@@ -249,7 +286,7 @@ class Client:
     def _tell(self, event: str, *args: Any) -> None:
         try:
             self._events.emit(event, *args)
-        except Exception:
+        except _FAILURES:
             log.exception("a handler of %r failed", event)
 
     def told(self, fd: WebSocket, event: str, value: Any) -> None:
@@ -267,7 +304,9 @@ class Client:
             raise RuntimeError("the messages go to the 'message' handler; read() is for clients without one")
         fd = self._connected()
         while not self._kept:
-            if self._closing and fd.closed:
+            if getcurrent() is self._running:  # the `open` handler reads for itself, as a server's `connection` may
+                return fd.read()
+            if self._over.is_set() and fd.closed:
                 raise fd.over()
             self._news.clear()
             self._news.wait()
@@ -286,14 +325,25 @@ class Client:
         return self._connected().measure()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send Close and wait for the server's, `close_timeout` seconds at most.   Blocks."""
-        self._closing = True
-        self._connected().close(code, reason)
+        """Send Close and wait for the server's, `close_timeout` seconds at most.   Blocks.
+
+        Safe to repeat, and from any greenlet; ends `reconnect`.   ValueError for a code or a reason that no Close may
+        carry.
+        """
+        encode_close(code, reason)
+        if self.fd is None or self._running is None:
+            return
+        self._over.set()
+        self.fd.close(code, reason)
         if getcurrent() is not self._running:
-            self.join()
+            if self._dialing:
+                self._running.kill(block=False)
+            self.join(self.options.close_timeout)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it is over, at most `timeout` seconds.   Blocks."""
+        if getcurrent() is self._running:
+            raise RuntimeError("join() in a handler would wait for itself")
         if self._running is not None:
             self._running.join(timeout)
 
@@ -321,6 +371,19 @@ def new() -> Client:
 def connect(address: str, port: int | None = None, **options: Any) -> Client:
     """Return a client that is connected: `new().connect(...)`.   Blocks."""
     return Client().connect(address, port, **options)
+
+
+def _extensions(response: http.Response) -> list[deflate.Extension]:
+    try:
+        return list(handshake.extensions(response.headers))
+    except HandshakeError as error:
+        raise HandshakeError(response.status, error.args[0], response.headers) from None
+
+
+def _body(stream: Stream, response: http.Response) -> bytes:
+    """Read the beginning of a refusal's body, if its length is told."""
+    length = response.headers.get("Content-Length", "0")
+    return stream.read(min(int(length), _MAX_BODY)) if length.isdecimal() and len(length) < 10 else b""
 
 
 def _pauses() -> Iterator[float]:

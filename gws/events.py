@@ -20,7 +20,7 @@ class Events:
 
     def __init__(self, names: Iterable[str]):
         #: event -> callbacks, in a new tuple after each change: a callback may take itself off while they are called
-        self.table: dict[str, tuple[Callable[..., Any], ...]] = {name: () for name in names}
+        self.table: dict[str, tuple[Callable[..., Any], ...]] = dict.fromkeys(names, ())
 
     def __repr__(self) -> str:
         return f"<Events {', '.join(f'{name}: {len(them)}' for name, them in self.table.items() if them)}>"

@@ -16,16 +16,17 @@ and dispatches until the end (skynet's `websocket.accept`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import ssl as tls
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gevent
 from _socket import socket
-from gevent import getcurrent
+from gevent import get_hub, getcurrent
 from gevent.event import Event
 from greenlet import greenlet
 
@@ -70,8 +71,9 @@ class Options(Limits):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_header", "handshake_timeout", "maxclient", "backlog"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
         if isinstance(self.protocols, str):
             raise TypeError("protocols must be a sequence of str, not str")
         if self.ssl is not None and not hasattr(self.ssl, "wrap_socket"):
@@ -83,7 +85,8 @@ class Options(Limits):
         # Each handshake goes through them: a generator would be empty at the second.
         object.__setattr__(self, "protocols", tuple(self.protocols))
         if self.origins is not None:
-            object.__setattr__(self, "origins", (self.origins,) if isinstance(self.origins, str) else tuple(self.origins))
+            origins = [self.origins] if isinstance(self.origins, str) else self.origins
+            object.__setattr__(self, "origins", frozenset(origins))
 
 
 class Server:
@@ -113,15 +116,14 @@ class Server:
     def listen(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
         """Serve until stopped; SIGTERM and SIGINT stop gracefully, a second one at once.   Blocks.
 
+        (In another thread than the main one there are no signals.)
         `options` are the fields of `Options`; `path` is a Unix socket's, instead of an address and a port.
         """
         self.start(address, port, path=path, **options)
-        watchers = [gevent.signal_handler(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
-            self._stopped.wait()
+            with _hearing_signals(self._signalled):
+                self._stopped.wait()
         finally:
-            for watcher in watchers:
-                watcher.cancel()
             self.stop(timeout=0)
 
     def start(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
@@ -212,7 +214,7 @@ class Server:
 
     def _accepted(self, sock: socket, addr: Any) -> None:
         """Give an accepted socket its greenlet; in the hub."""
-        running = greenlet(self._serve, gevent.get_hub())
+        running = greenlet(self._serve, get_hub())
         self._greenlets[running] = None
         if len(self._greenlets) >= self.options.maxclient + _REFUSALS and self._listener is not None:
             self._listener.pause()
@@ -372,6 +374,27 @@ class Server:
             gevent.spawn(self._tell, event, fd, value)
         else:
             self._events.emit(event, fd, value)
+
+
+@contextlib.contextmanager
+def _hearing_signals(callback: Callable[[], Any]) -> Iterator[None]:
+    """Have `callback` called on SIGTERM and SIGINT, which are the main thread's, as they are in Python."""
+    # "libev: a signal must not be attached to two different loops": it aborts the process.
+    watchers = [gevent.signal_handler(number, callback) for number in _SIGNALS if get_hub().loop.default]
+    _heard.append(watchers)
+    try:
+        yield
+    finally:
+        _heard.remove(watchers)
+        for watcher in watchers:
+            watcher.cancel()
+        if watchers and not any(_heard):
+            for number in _SIGNALS:  # the loop leaves the system's default behind, and a Ctrl-C would kill outright
+                signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_heard: list[list[Any]] = []  # the watchers of each listen()
 
 
 class _TooSlow(BaseException):

@@ -5,6 +5,7 @@ tests, no compiler.  It never asks the socket to wait: it parks its greenlet, an
 
     Stream(sock, *, masked)                 masked: what the peer owes us (True to a server, False to a client)
       read_head(limit) -> bytes             an HTTP head, through its blank line; nothing beyond it is consumed
+      read(size) -> bytes                   bytes as they are
       read_frame(limit, partial, text) -> (first, payload)     the next frame, unmasked
       write(data), write_frame(first, payload)           queue, send, and block while the peer is too slow
       post(data)                            queue, and send at the end of this turn of the loop; never blocks
@@ -111,6 +112,14 @@ class Stream(Outbox):
                 self._pos = end
                 return head
             self._receive()
+
+    def read(self, size: int) -> bytes:
+        """Read exactly `size` bytes as they are (a body, say, whose length its head has told).   Blocks."""
+        while len(self._data) - self._pos < size:
+            self._receive()
+        data = self._data[self._pos : self._pos + size]
+        self._pos += size
+        return data
 
     def read_frame(self, limit: int, partial: Partial | None = None, text: bool = False) -> tuple[int, Any]:
         """Read the next frame: its first byte (FIN, RSV, opcode) and its payload.   Blocks.

@@ -15,7 +15,7 @@ __all__ = ["Target", "redirected"]
 
 _SCHEMES = {"ws": False, "wss": True, "http": False, "https": True}
 _PORTS = {False: 80, True: 443}
-_SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_BOUND = frozenset({"authorization", "cookie", "host", "proxy-authorization"})  # to the origin that they are meant for
 
 Pairs = list[tuple[str, str]]
 
@@ -88,4 +88,4 @@ def redirected(target: Target, location: str, headers: Pairs) -> tuple[Target, P
         raise HandshakeError(0, f"a redirect leads from wss to ws: {new}")
     if new.origin == target.origin:
         return (new if new.user else new._replace(user=target.user)), headers
-    return new, [(name, value) for name, value in headers if name.lower() not in _SECRETS]
+    return new, [(name, value) for name, value in headers if name.lower() not in _BOUND]

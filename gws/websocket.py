@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -23,7 +24,20 @@ from gevent.event import AsyncResult, Event
 
 from gws.deflate import Compression, Deflate, deflate_once
 from gws.errors import ConnectionClosed, ProtocolError
-from gws.frame import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, RSV1, TEXT, decode_close, encode, encode_close
+from gws.frame import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FIN,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    decode_close,
+    encode,
+    encode_close,
+    slack,
+)
 from gws.message import Fragments, Message, encode_message
 from gws.stream import Stream
 from gws.utf8 import Utf8, decode
@@ -49,6 +63,7 @@ CONNECTING, OPEN, CLOSING, CLOSED = range(4)
 _WHOLE_TEXT = FIN | TEXT
 _STATES = ("connecting", "open", "closing", "closed")
 _QUIET = (1000, 1001, 1005)  # the codes after which an iteration just ends
+_NOTHING = (1006, "")  # what we have given the peer before our Close
 _COMPRESSION = Compression()
 
 
@@ -66,7 +81,11 @@ class Limits:
     def __post_init__(self) -> None:
         if not isinstance(self.compression, Compression | None):
             raise TypeError(f"compression must be a gws.deflate.Compression or None, not {self.compression!r}")
-        for name in ("max_message", "max_pending", "ping_interval", "ping_timeout", "close_timeout"):
+        for name in ("max_message", "max_pending"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 < value < sys.maxsize:
+                raise ValueError(f"{name} must be a positive int, not {value!r}")
+        for name in ("ping_interval", "ping_timeout", "close_timeout"):
             value = getattr(self, name)
             if value is None and name == "ping_interval":
                 continue
@@ -129,8 +148,8 @@ class WebSocket:
         self._fragments: Fragments | None = None
         self._utf8: Utf8 | None = None  # of a first fragment that does not come in one piece
         self._see: Any = self._partial  # bound once, not for each frame
-        self._given = (1006, "")  # the code and reason of our own Close
-        self._end_known: tuple[int, str, BaseException | None] = (1006, "", None)
+        self._given = _NOTHING  # the code and reason of our own Close
+        self._end_known: tuple[int, str, BaseException | None] | None = None  # code, reason, cause
         self._ended: Event | None = None
         self._probed: tuple[bytes, float] | None = None
         self._awaited: dict[bytes, tuple[float, AsyncResult[float]]] | None = None
@@ -140,13 +159,17 @@ class WebSocket:
         return f"<WebSocket {self.number} {peer} {self.describe()}>"
 
     def __iter__(self) -> Iterator[Message]:
-        """Read until the end; raise ConnectionClosed unless that was 1000, 1001 or 1005.   Blocks."""
+        """Read until the end; raise ConnectionClosed unless that was 1000, 1001 or 1005."""
+        return self
+
+    def __next__(self) -> Message:
+        """Read the next message of an iteration, which a Timeout only interrupts.   Blocks."""
         try:
-            while True:
-                yield self.read()
+            return self.read()
         except ConnectionClosed as end:
-            if end.code not in _QUIET:
-                raise
+            if end.code in _QUIET:
+                raise StopIteration from None
+            raise
 
     def describe(self) -> str:
         """Return the state in a few words."""
@@ -167,12 +190,12 @@ class WebSocket:
     @property
     def code(self) -> int | None:
         """The close code once it is over: the peer's; if it gave none, ours; else 1006 (section 7.1.5)."""
-        return self._end_known[0] if self.state == CLOSED else None
+        return self._end_known[0] if self._end_known and self.state == CLOSED else None
 
     @property
     def reason(self) -> str | None:
         """The close reason once it is over (section 7.1.6)."""
-        return self._end_known[1] if self.state == CLOSED else None
+        return self._end_known[1] if self._end_known and self.state == CLOSED else None
 
     @property
     def pending(self) -> int:
@@ -204,20 +227,41 @@ class WebSocket:
                 self._expect_end()
             try:
                 first, payload = self.stream.read_frame(self._room, self._see, True)
+            except BaseException as error:
+                self._stopped(error)
+                continue
+            try:
                 if first == _WHOLE_TEXT and self._fragments is None:
                     message: Message | None = payload
                 else:
                     message = _FRAMES[first](self, first, payload)
             except ProtocolError as error:
                 self._fail(error)
-            except (EOFError, OSError) as error:
-                self._end(*self._given, error)
-            else:
-                # What still comes once we have sent Close is nobody's any more, as in a browser.
-                if message is not None and self.state == OPEN:
-                    return message
+                continue
+            except BaseException:
+                self._hand_over()
+                raise
+            # What still comes once we have sent Close is nobody's any more, as in a browser.
+            if message is not None and (self.state == OPEN or self._given is _NOTHING):
+                return message
 
     _recv = read  # the loop, under the name that it has in the Lua library
+
+    def _stopped(self, error: BaseException) -> None:
+        """Take what has ended the wait for a frame; raise it again if it has nothing to do with the connection."""
+        if isinstance(error, ProtocolError):
+            self._fail(error)
+        # gevent.Timeout(5, TimeoutError) throws an OSError in here too; the kernel's have a number.
+        elif isinstance(error, EOFError) or (isinstance(error, OSError) and error.errno is not None):
+            self._end(*self._given, error)
+        else:
+            self._hand_over()
+            raise error
+
+    def _hand_over(self) -> None:
+        """Let somebody else read on, as this greenlet is called away: close() may wait for what it would have read."""
+        if self.state == CLOSING and self._given is not _NOTHING and self._ended is not None:
+            gevent.spawn(self._await_close)
 
     def _partial(self, first: int, piece: bytes) -> None:
         """Refuse a fragment's invalid UTF-8 as soon as it is here, before the fragment is whole (section 8.1)."""
@@ -249,6 +293,8 @@ class WebSocket:
             raise _interrupted()
         self._fragments = Fragments(first, self._utf8, self._limits.max_message, self.deflate)
         self._utf8 = None
+        if first & RSV1:
+            self._room += slack(self._room)  # `inflate` sees to the limit
         return self._on_more(first, payload)
 
     def _on_more(self, first: int, payload: bytes) -> Message | None:
@@ -267,7 +313,7 @@ class WebSocket:
         # "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response, unless it already received a
         # Close frame."  (5.5.2)
         if self.state == OPEN:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(BrokenPipeError):
                 self.stream.write_frame(FIN | PONG, payload)
         self._owner.told(self, "ping", payload)
 
@@ -282,12 +328,11 @@ class WebSocket:
 
     def _on_close(self, first: int, payload: bytes) -> None:
         code, reason = decode_close(payload)
+        self._end_known = (code, reason, None)
         try:
-            with _at_most(self._limits.close_timeout), contextlib.suppress(OSError):
+            with _at_most(self._limits.close_timeout):
                 # "the endpoint MUST send a Close frame in response ... it typically echos the status code"  (5.5.1)
-                if self.state == OPEN:
-                    self.state = CLOSING
-                    self.stream.write_frame(FIN | CLOSE, payload[:2])
+                self._say_goodbye(code, reason, payload[:2])
                 self.stream.drain()
                 # "The server MUST close the TCP connection immediately; the client SHOULD wait for the server"  (7.1.1)
                 if self.server:
@@ -314,8 +359,12 @@ class WebSocket:
             first, payload = first | RSV1, self.deflate.deflate(payload)
         try:
             self.stream.write_frame(first, payload)
-        except OSError as error:
+        except BrokenPipeError as error:
             self._broken(error)
+        except BaseException:
+            if self.deflate is not None:
+                self.deflate.release()  # if it was not sent (in another thread, say), nothing may refer to it
+            raise
 
     def ping(self, payload: Message = b"") -> None:
         """Send a Ping of at most 125 bytes; its answer comes to `on("pong")`.   Blocks while the peer is too slow."""
@@ -326,7 +375,7 @@ class WebSocket:
             self._refuse()
         try:
             self.stream.write_frame(FIN | PING, data)
-        except OSError as error:
+        except BrokenPipeError as error:
             self._broken(error)
 
     def measure(self) -> float:
@@ -353,9 +402,9 @@ class WebSocket:
     def _overflow(self) -> None:
         """Close a peer for which more than `max_pending` bytes would wait: 1013 goes behind what was accepted."""
         reason = f"{self.stream.pending // 1024} KiB are waiting to be read"
-        self._given, self.state = (1013, reason), CLOSING
         with contextlib.suppress(OSError):
             self.stream.post(self._encode(CLOSE, encode_close(1013, reason)))
+        self._given, self.state = (1013, reason), CLOSING
         gevent.spawn(self.close, 1013)
 
     def _encode(self, opcode: int, payload: bytes) -> bytes:
@@ -368,10 +417,12 @@ class WebSocket:
         """Nothing reaches the peer any more; what it said last may still be there to be read."""
         if self.state == OPEN:
             self.state = CLOSING
-        raise ConnectionClosed(1006) from error
+        if self._end_known is not None:
+            raise self.over()
+        raise ConnectionClosed(*self._given) from error
 
     def _refuse(self) -> NoReturn:
-        if self.state == CLOSED:
+        if self._end_known is not None:
             raise self.over()
         raise ConnectionClosed(self._given[0], f"the connection is {self.describe()}")
 
@@ -384,13 +435,11 @@ class WebSocket:
         reason that no Close may carry.
         """
         payload = encode_close(code, reason)
+        self.stream.flush()  # tells another thread off before anything has changed
         try:
             with _at_most(self._limits.close_timeout):
-                if self.state == OPEN:
-                    self._given, self.state = (code, reason), CLOSING
-                    with contextlib.suppress(OSError):
-                        self.stream.write_frame(FIN | CLOSE, payload)
-                if self.state == CLOSING:
+                if self.state in (OPEN, CLOSING):
+                    self._say_goodbye(code, reason, payload)
                     self._await_close()
         finally:
             self._end(*self._given, TimeoutError("the peer sent no Close"))
@@ -403,11 +452,10 @@ class WebSocket:
         if not isinstance(error, ConnectionClosed) or self.state == OPEN:  # (or another connection's end, uncaught)
             log.error("a handler of %r failed", self, exc_info=error)
             return error
-        with _at_most(self._limits.close_timeout), contextlib.suppress(ConnectionClosed):
-            while True:
-                self._recv()
+        with _at_most(self._limits.close_timeout):
+            self._await_close()
         self._end(*self._given)
-        cause = self._end_known[2]
+        cause = self.over().__cause__
         return cause if isinstance(cause, Exception) and not isinstance(cause, EOFError | TimeoutError) else None
 
     def cut(self, code: int, reason: str) -> None:
@@ -416,23 +464,28 @@ class WebSocket:
             with contextlib.suppress(OSError):
                 if self.state == OPEN:
                     self.stream.post(self._encode(CLOSE, encode_close(code, reason)))
+                    self._given = (code, reason)
                 self.stream.flush()
-        self._end(code, reason, TimeoutError(reason))
+        self._end(*self._given, TimeoutError(reason))
+
+    def _say_goodbye(self, code: int, reason: str, payload: bytes) -> None:
+        """Send our Close, once; no message follows it (section 5.5.1).   Blocks."""
+        if self._given is _NOTHING:
+            self._given, self.state = (code, reason), CLOSING
+            with contextlib.suppress(BrokenPipeError):
+                self.stream.write_frame(FIN | CLOSE, payload)
 
     def _await_close(self) -> None:
-        """Read until the end, if nobody else does; wait for it otherwise."""
-        if self.stream.reading:
-            self.ended.wait()
-            return
+        """Read until the end, or wait for it if somebody else reads; messages are dropped."""
         with contextlib.suppress(ConnectionClosed):
             while True:
                 self._recv()
 
     def _expect_end(self) -> None:
         """A read in any state but OPEN: over is over, and who comes second while it is closing waits for it."""
-        if self.state == CLOSING and self.stream.reading:
+        if self.state == CLOSING and (self.stream.reading or self._end_known is not None):
             self.ended.wait(self._limits.close_timeout)
-            self._end(*self._given)
+            self._end(*self._given, TimeoutError("the peer sent no Close"))
         if self.state == CONNECTING:
             self._refuse()
         if self.state == CLOSED:
@@ -440,25 +493,26 @@ class WebSocket:
 
     def _fail(self, error: ProtocolError) -> None:
         """_Fail the WebSocket Connection_ (section 7.1.7): tell the peer why, and listen to it no longer."""
-        began, self.state = self.state == OPEN, CLOSING
+        code, reason = (error.code, str(error)) if self._given is _NOTHING else self._given
+        self._end_known = (code, reason, error)
         try:
-            with _at_most(self._limits.close_timeout), contextlib.suppress(OSError):
-                if began:
-                    self.stream.write_frame(FIN | CLOSE, encode_close(error.code, str(error)[:120]))
+            with _at_most(self._limits.close_timeout):
+                self._say_goodbye(code, reason, encode_close(error.code, str(error)[:120]))
                 self.stream.drain()
                 self.stream.shutdown()
                 self.stream.linger()
         finally:
-            self._end(error.code, str(error), error)
+            self._end(code, reason, error)
 
     def _end(self, code: int, reason: str, cause: BaseException | None = None) -> None:
+        """End it as is known already, or else in this way."""
         if self.state == CLOSED:
             return
+        self.stream.close()  # first, as it tells another thread off
         self.state = CLOSED
-        self._end_known = (code, reason, cause)
+        self._end_known = self._end_known or (code, reason, cause)
         self.deflate = self._fragments = self._utf8 = self._see = None
         self.stream.warn = None
-        self.stream.close()
         if self._ended is not None:
             self._ended.set()
         for _, answer in (self._awaited or {}).values():
@@ -466,6 +520,7 @@ class WebSocket:
 
     def over(self) -> ConnectionClosed:
         """Return what a read raises after the end."""
+        assert self._end_known is not None
         code, reason, cause = self._end_known
         error = ConnectionClosed(code, reason)
         error.__cause__ = cause
