@@ -8,9 +8,10 @@ import gws.server as server
 
 @server.on("http")
 def http(request):
-    if request.path != "/":
-        return 404
-    return 200, {"Content-Type": "text/html; charset=utf-8"}, "<!doctype html><title>page</title>"
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    if request.path == "/sandbox":  # its origin is "null"
+        headers["Content-Security-Policy"] = "sandbox allow-scripts"
+    return 200, headers, "<!doctype html><title>page</title>"
 
 
 @server.on("message")
@@ -27,7 +28,8 @@ def message(fd, msg):
 
 @server.on("pong")
 def pong(fd, payload):
-    fd.write(f"pong {payload.decode()}")
+    if payload == b"are you there?":  # and no keepalive
+        fd.write("it is there")
 
 
 @server.on("disconnect")
