@@ -31,9 +31,11 @@ def extensions():
         [source],
         include_dirs=[str(Path(greenlet.__file__).parent.parent)],
         extra_compile_args=["-O3"],
-        optional=True,
     )
-    return cythonize([stream])
+    made = cythonize([stream])
+    for extension in made:
+        extension.optional = True  # (cythonize() would have forgotten it)
+    return made
 
 
 setup(ext_modules=extensions())
