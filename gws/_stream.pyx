@@ -224,7 +224,6 @@ cdef class Turn:
         self.out = <char *>PyMem_Malloc(MAX_HEADER + SMALL)
         if self.scratch == NULL or self.out == NULL:
             raise MemoryError
-        self.begin()
 
     def __dealloc__(self):
         PyMem_Free(self.scratch)
@@ -233,31 +232,45 @@ cdef class Turn:
             close_descriptor(self.epoll)
 
     cdef int begin(self) except -1:
-        self.entropy, self.drawn = b"", 0
+        """Make the set, for the first stream that waits."""
         self.epoll = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll < 0:
             raise_errno()
         self.watcher = self.loop.io(self.epoll, READ)
-        self.waiting = self.next = self.end = 0
+        self.watcher.start(self.wake, self.age, self.watcher, self.epoll)
+        return 0
+
+    cdef int rest(self) except -1:
+        """Drop the set when nobody is in it: it would keep the loop from ending, and a descriptor of a hub that has."""
+        if self.waiting == 0 and self.epoll >= 0:
+            self.watcher.stop()
+            self.watcher.close()
+            close_descriptor(self.epoll)
+            self.epoll = -1
         return 0
 
     cdef int begin_anew(self) except -1:
-        """In a child: the set and the masks drawn in advance are the parent's, and not to be touched."""
-        self.watcher.stop()
-        self.watcher.close()
-        close_descriptor(self.epoll)
+        """In a child: the set and the masks drawn in advance are the parent's, and not to be touched.
+
+        Nor is the watcher, while libuv's own set is still the parent's too; `wake` closes it if it ever fires.
+        """
+        if self.epoll >= 0:
+            self.watcher.ref = False
+            self.watcher, self.epoll = None, -1
+        self.waiting = self.next = self.end = 0
+        self.entropy, self.drawn = b"", 0
         self.age += 1
-        return self.begin()
+        return 0
 
     cdef int watch(self, Stream stream) except -1:
         """Let `stream` be woken whenever it can be read, until `unwatch`."""
         cdef epoll_event event
+        if self.epoll < 0:
+            self.begin()
         event.events = EPOLLIN
         event.data.ptr = <void *>stream
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, stream._fd, &event) < 0:
             raise_errno()
-        if self.waiting == 0:
-            self.watcher.start(self.wake)
         self.waiting += 1
         return 0
 
@@ -269,11 +282,13 @@ cdef class Turn:
                 self.ready[i].data.ptr = NULL
         self.waiting -= 1
 
-    def wake(self):
+    def wake(self, int age, watcher, int epoll):
         """The loop's callback: some streams can be read.   Switch to who waits for them."""
         cdef void *stream
-        if self.waiting == 0:
-            self.watcher.stop()
+        if age != self.age:                    # the parent's set
+            watcher.stop()
+            watcher.close()
+            close_descriptor(epoll)
             return
         self.next, self.end = 0, epoll_wait(self.epoll, self.ready, READY, 0)
         try:
@@ -734,6 +749,7 @@ cdef class Stream:
             PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
         else:
             self._unwatch()
+            self._turn.rest()
         return 0
 
     def __call__(self):
@@ -1093,6 +1109,7 @@ cdef class Stream:
             return
         self._closed = True
         self._unwatch()
+        self._turn.rest()
         if self._write_watcher is not None:
             self._write_watcher.stop()
             self._write_watcher.close()

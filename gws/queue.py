@@ -99,7 +99,7 @@ class Queue:
             self._forgo(place)
             raise
         finally:
-            del waiting[me]
+            waiting.pop(me, None)
 
     def _forgo(self, place: tuple[greenlet, Event]) -> None:
         """Leave the line; the section too, if it was given to us while we were being interrupted."""
@@ -113,4 +113,5 @@ class Queue:
         self.owner = None
         if self.line:
             self.owner, turn = self.line.popleft()
+            del waiting[self.owner]  # before it wakes: or it would seem to wait for itself
             turn.set()

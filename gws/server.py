@@ -119,17 +119,18 @@ class Server:
         (In another thread than the main one there are no signals.)
         `options` are the fields of `Options`; `path` is a Unix socket's, instead of an address and a port.
         """
-        self.start(address, port, path=path, **options)
-        try:
-            with _hearing_signals(self._signalled):
+        with _hearing_signals(self._signalled):  # before anybody can connect, and find a server that a signal kills
+            self.start(address, port, path=path, **options)
+            try:
                 self._stopped.wait()
-        finally:
-            self.stop(timeout=0)
+            finally:
+                self.stop(timeout=0)
 
     def start(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
         """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved."""
         if self._listener is not None:
             raise RuntimeError(f"{self!r} is serving already")
+        self._stopped.clear()  # here, since a signal may come while the name is resolved
         self.options = opts = _options(options)
         self._context = opts.ssl or (
             sockethelper.server_context(opts.certfile, opts.keyfile) if opts.certfile else None
@@ -138,7 +139,6 @@ class Server:
         sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
         self.address = sock.getsockname() if path is None else path
         self._keepalive = None if opts.ping_interval is None else keepalive(opts.ping_interval, opts.ping_timeout)
-        self._stopped.clear()
         self._listener = Listener(sock, self._accepted)
         self._listener.start()
 
@@ -179,17 +179,27 @@ class Server:
         """Begin to close what is open; what has not shaken hands yet loses nothing by being cut."""
         for running, fd in list(self._greenlets.items()):
             if fd is not None:
-                gevent.spawn(fd.close, code, reason)
+                gevent.spawn(self._see_off, fd, code, reason)
             elif running not in self._stoppers:
                 gevent.kill(running)
+
+    def _see_off(self, fd: WebSocket, code: int, reason: str) -> None:
+        fd.close(code, reason)
+        self._leaving.set()
 
     def _wait_until_empty(self, timeout: float) -> None:
         if timeout <= 0:
             return
         with gevent.Timeout(timeout, False):  # type: ignore[arg-type]  # False: in silence
-            while len(self._greenlets) > len(self._stoppers):
+            while not self._is_empty():
                 self._leaving.clear()
                 self._leaving.wait()
+
+    def _is_empty(self) -> bool:
+        """Tell whether all have left, but for the handlers that wait for just that: their connections are closed."""
+        return all(
+            running in self._stoppers and (fd is None or fd.closed) for running, fd in self._greenlets.items()
+        )
 
     def _cut_all(self, code: int, reason: str) -> list[WebSocket]:
         cut = []
@@ -229,8 +239,6 @@ class Server:
                 self._converse(fd)
         except gevent.GreenletExit:
             pass
-        except (EOFError, OSError) as error:
-            log.debug("%s left during the handshake: %s", addr, error)
         except _FAILURES:
             log.exception("serving %s failed", addr)
         finally:
@@ -255,6 +263,8 @@ class Server:
                 answer = _TOO_SLOW
             if fd is None and stream is not None:
                 _respond(stream, answer, self.options.handshake_timeout)
+        except (EOFError, OSError) as error:
+            log.debug("%s left during the handshake: %s", addr, error)
         finally:
             if fd is None and stream is not None:
                 stream.close()
@@ -296,17 +306,19 @@ class Server:
     def _accept(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket, bytes]:
         key = handshake.check_upgrade(request)
         handshake.check_origin(request, self.options.origins)
-        self._refuse_if_full()
+        self._refuse_if_there_is_no_room()
         fd = WebSocket(stream, self, self.options, server=True, addr=addr)
         fd.request = request
         fd.protocol = handshake.choose_protocol(request, self.options.protocols)
         extensions = self._agree(fd, request)
         for callback in self._events.table["handshake"]:
             _judge(callback(fd, request))
-        self._refuse_if_full()  # by now: the handlers may have taken their time
+        self._refuse_if_there_is_no_room()  # by now: the handlers may have taken their time
         return fd, handshake.accept_response(key, fd.protocol, extensions)
 
-    def _refuse_if_full(self) -> None:
+    def _refuse_if_there_is_no_room(self) -> None:
+        if self._listener is None:
+            raise HandshakeError(503, "the server is stopping")
         if len(self.fds) >= self.options.maxclient:
             raise HandshakeError(503, "the server is full")
 

@@ -60,6 +60,7 @@ __all__ = [
 log = logging.getLogger("gws")
 
 CONNECTING, OPEN, CLOSING, CLOSED = range(4)
+_LINGER = 2.0  # seconds that a peer which broke the protocol has for reading why
 _WHOLE_TEXT = FIN | TEXT
 _STATES = ("connecting", "open", "closing", "closed")
 _QUIET = (1000, 1001, 1005)  # the codes after which an iteration just ends
@@ -81,16 +82,14 @@ class Limits:
     def __post_init__(self) -> None:
         if not isinstance(self.compression, Compression | None):
             raise TypeError(f"compression must be a gws.deflate.Compression or None, not {self.compression!r}")
-        for name in ("max_message", "max_pending"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 0 < value < sys.maxsize:
-                raise ValueError(f"{name} must be a positive int, not {value!r}")
-        for name in ("ping_interval", "ping_timeout", "close_timeout"):
+        for name in ("max_message", "max_pending", "ping_interval", "ping_timeout", "close_timeout"):
             value = getattr(self, name)
             if value is None and name == "ping_interval":
                 continue
             if not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+            if name.startswith("max_") and not (isinstance(value, int) and value < sys.maxsize):
+                raise ValueError(f"{name} must be a whole number below {sys.maxsize}, not {value!r}")
 
 
 class Owner(Protocol):
@@ -318,13 +317,14 @@ class WebSocket:
         self._owner.told(self, "ping", payload)
 
     def _on_pong(self, first: int, payload: bytes) -> None:
-        if self._probed is not None and self._probed[0] == payload:
+        if self._probed is not None and self._probed[0] == payload:  # the keepalive's affair, not the handlers'
             self.latency = monotonic() - self._probed[1]
             self._probed = None
-        if self._awaited and payload in self._awaited:
+        elif self._awaited and payload in self._awaited:
             began, answer = self._awaited.pop(payload)
             answer.set(monotonic() - began)
-        self._owner.told(self, "pong", payload)
+        else:
+            self._owner.told(self, "pong", payload)
 
     def _on_close(self, first: int, payload: bytes) -> None:
         code, reason = decode_close(payload)
@@ -500,7 +500,8 @@ class WebSocket:
                 self._say_goodbye(code, reason, encode_close(error.code, str(error)[:120]))
                 self.stream.drain()
                 self.stream.shutdown()
-                self.stream.linger()
+                with _at_most(_LINGER):
+                    self.stream.linger()
         finally:
             self._end(code, reason, error)
 

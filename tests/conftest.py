@@ -17,8 +17,10 @@ import gevent.socket
 import greenlet
 import pytest
 import trustme
+from by_hand import Peer, Reading
 from gevent import get_hub
 
+from gws.deflate import Compression, Deflate
 from gws.stream import Plain, Stream
 from gws.websocket import Limits, WebSocket
 
@@ -101,7 +103,8 @@ class TlsPeer:
             try:
                 return self._tls.read(size)
             except ssl.SSLWantReadError:
-                self._in.write(self.sock.recv(65536) or self._in.write_eof() or b"")
+                data = self.sock.recv(65536)
+                self._in.write(data) if data else self._in.write_eof()
             except ssl.SSLZeroReturnError:  # it has said close_notify
                 return b""
 
@@ -200,6 +203,40 @@ def greenlets():
     assert not [g for g in spawned if not g.dead]
 
 
+@pytest.fixture
+def raw(pair, greenlets):
+    """Return a function that makes (WebSocket, Peer); who still waits for something in the end is sent home."""
+    made = []
+
+    def make(*, server=True, deflate=None, owner=None, **limits):
+        stream, sock = pair(masked=server)
+        fd = WebSocket(stream, owner or Owner(), Limits(**limits), server=server)
+        if deflate is not None:
+            fd.deflate = Deflate(deflate, Compression(), server=server)
+        fd.opened()
+        made.append(fd)
+        return fd, Peer(sock, server=not server)
+
+    yield make
+    for fd in made:
+        fd.cut(1001, "the test is over")
+
+
+@pytest.fixture
+def reading(raw):
+    """Return a function that lets a greenlet read a connection for as long as it can."""
+    made = []
+
+    def make(fd):
+        made.append(Reading(fd))
+        turns(1)
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.greenlet.kill()
+
+
 def census():
     """Return what may be left behind: greenlets, descriptors, threads."""
     gc.collect()
@@ -220,9 +257,6 @@ def census():
 def nothing_left():
     """No greenlet, descriptor or thread survives a test."""
     get_hub().threadpool.apply(int)  # the resolver's thread: it is there for good
-    one, other = socket.socketpair()
-    Stream(one, masked=True).close()  # what the streams of a hub share lives as long as the hub
-    other.close()
     before = census()
     yield
     until = time.monotonic() + 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import ssl
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import gevent
@@ -73,10 +73,9 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_signal_ends_it_well_whoever_is_at_the_door(name):
-    with running(name) as program:
-        idle = [socket.create_connection(("127.0.0.1", program.port), PATIENCE) for _ in range(3)]
-    for sock in idle:
-        sock.close()
+    with ExitStack() as idle, running(name) as program:
+        for _ in range(3):
+            idle.enter_context(socket.create_connection(("127.0.0.1", program.port), PATIENCE))
 
 
 # ------------------------------------------------------------------------------------------------------- the echoes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -98,9 +99,9 @@ def test_a_frame_is_text_whole_and_unmasked_unless_told_otherwise() -> None:
 # ------------------------------------------------------------------------------------------------------------ sizes
 
 # "The length of the "Payload data", in bytes: if 0-125, that is the payload length.  If 126, the following 2 bytes
-# interpreted as a 16-bit unsigned integer are the payload length.  If 127, the following 8 bytes interpreted as a 64-bit
-# unsigned integer (the most significant bit MUST be 0) are the payload length. ...  Note that in all cases, the minimal
-# number of bytes MUST be used to encode the length"  (5.2)
+# interpreted as a 16-bit unsigned integer are the payload length.  If 127, the following 8 bytes interpreted as a
+# 64-bit unsigned integer (the most significant bit MUST be 0) are the payload length. ...  Note that in all cases, the
+# minimal number of bytes MUST be used to encode the length"  (5.2)
 LENGTHS = [
     (0, "00"),
     (1, "01"),
@@ -168,11 +169,8 @@ def test_frames_behind_one_another(frames: list[tuple[bytes, int, bool, bool]]) 
 @given(data=st.binary(max_size=40))
 def test_any_bytes(data: bytes) -> None:
     """Invariant: any bytes are a frame, the beginning of one, or a ProtocolError."""
-    try:
+    with contextlib.suppress(ProtocolError):
         decoded = decode(data)
-    except ProtocolError as error:
-        assert error.code == 1002
-    else:
         assert decoded is None or len(decoded[0]) + len(decoded[3]) < len(data)
 
 
@@ -367,7 +365,7 @@ def test_the_last_mask_may_go_to_another_thread(monkeypatch: pytest.MonkeyPatch)
     assert len(new_mask()) == 4
 
 
-# ------------------------------------------------------------------------------------------------ the payload of a Close
+# ------------------------------------------------------------------------------------------ the payload of a Close
 
 # Section 7.4.1; 7.4.2 for the ranges; IANA's registry for 1012 to 1014.
 MAY_BE_SENT = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3001, 3999, 4000, 4999]

@@ -18,6 +18,7 @@ from conftest import turns, until
 from gevent import get_hub
 
 from gws.frame import BINARY, FIN, PING, TEXT, decode_header, encode, mask
+from gws.stream import Plain
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -487,6 +488,17 @@ def test_whoever_waits_is_told_of_the_end(pair: Any, how: str) -> None:
     assert stream.pending == 0
 
 
+def test_what_was_posted_goes_out_before_the_end(pair: Any) -> None:
+    stream, peer = pair()
+    stream.post(b"last words")
+    stream.shutdown()
+    stream.shutdown()
+    assert peer.recv(100) == b"last words"
+    assert peer.recv(100) == b""
+    with pytest.raises(OSError):
+        stream.write(b"more")
+
+
 def test_after_closing(pair: Any) -> None:
     stream, peer = pair()
     stream.post(b"never sent")
@@ -564,7 +576,7 @@ sys.exit(len(both[0] & both[1]) > 5)
 
 
 def test_two_processes_draw_different_masks(stream_class: type) -> None:
-    name = "Plain" if stream_class.__module__ == "gws.stream" else "Stream"
+    name = "Plain" if stream_class is Plain else "Stream"
     subprocess.run([sys.executable, "-c", FORKED.format(name=name)], check=True, timeout=30)
 
 

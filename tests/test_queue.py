@@ -58,6 +58,22 @@ def test_order(section):
     assert log == list("aabbccdd")
 
 
+def test_who_comes_before_the_next_has_woken(section):
+    """The section has changed hands, but its owner still sleeps: no ring."""
+
+    def visit(name):
+        with section:
+            log.append(name)
+
+    log = []
+    with section:
+        second, third = gevent.spawn(visit, "second"), gevent.Greenlet(visit, "third")
+        gevent.sleep(0)
+        gevent.get_hub().loop.run_callback(third.switch)
+    gevent.joinall([second, third])
+    assert log == ["second", "third"]
+
+
 def test_one_does_not_wait_behind_oneself(section):
     def pester():
         for _ in range(3):

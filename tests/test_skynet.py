@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import types
 
@@ -14,6 +15,7 @@ from greenlet import GreenletExit
 
 from gws import skynet
 from gws.errors import CallFailed, ServiceError, ServiceExited
+from gws.queue import waiting
 
 
 @pytest.fixture(autouse=True)
@@ -792,6 +794,79 @@ def test_error_logs_who_says_it(room, caplog):
     skynet.call(room[0], "do", skynet.error, "full")
     assert [record.getMessage() for record in caplog.records] == ["main: listen on 8888", f"{room[0]} Room: full"]
     assert {(record.name, record.levelno) for record in caplog.records} == {("gws", logging.ERROR)}
+
+
+class Chaos:
+    """A service that does, of all that services may do, what the dice say."""
+
+    def __init__(self, dice, deeds):
+        self.dice, self.deeds, self.section = dice, deeds, skynet.queue()
+
+    def act(self, depth):
+        return getattr(self, f"_{self.dice.choice(self.deeds)}")(depth)
+
+    def _any(self):
+        return self.dice.choice(list(skynet._services) or [":gone"])
+
+    def _answer(self, depth):
+        return "answer"
+
+    def _ask(self, depth):
+        return skynet.call(self._any(), "act", depth - 1) if depth else "answer"
+
+    def _ask_inside(self, depth):
+        return self.section(self._ask, depth)
+
+    def _ask_in_haste(self, depth):
+        with gevent.Timeout(0.001, False):
+            return self._ask(depth)
+
+    def _send(self, depth):
+        if depth:
+            skynet.send(self._any(), "act", depth - 1)
+
+    def _fork(self, depth):
+        skynet.fork(self._sleep, depth)
+
+    def _later(self, depth):
+        skynet.timeout(self.dice.randrange(3) / 1000, lambda: self.section(self._sleep, depth))
+
+    def _sleep(self, depth):
+        skynet.sleep(self.dice.randrange(3) / 1000)
+
+    def _raise(self, depth):
+        raise KeyError(depth)
+
+    def _kill(self, depth):
+        skynet.kill(self._any())
+
+    def _exit(self, depth):
+        skynet.exit()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chaos(seed, caplog):
+    """Invariant: whatever services do to one another, each call ends, and nothing is left behind."""
+
+    def ask():
+        for _ in range(60):
+            if len(skynet._services) < 15:
+                outcome(skynet.newservice, Chaos, dice, deeds)
+            results.append(
+                outcome(skynet.call, dice.choice(list(skynet._services) or [":gone"]), "act", dice.randrange(6))
+            )
+
+    caplog.set_level(logging.CRITICAL, "gws")
+    dice, results = random.Random(seed), []
+    deeds = ["ask", "ask_inside"] * 6 + ["answer", "ask_in_haste", "send", "fork", "later", "sleep", "raise"] * 3
+    deeds += ["kill", "exit"]
+    gevent.joinall([gevent.spawn(ask) for _ in range(20)], timeout=10, raise_error=True)
+    assert len(results) == 1200
+    assert {type(result) for result in results} <= {str, type(None), CallFailed, ServiceExited}
+    for address in list(skynet._services):
+        skynet.kill(address)
+    turn()
+    assert (skynet._asleep, waiting) == ({}, {})
 
 
 def test_everything_public_is_there():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,7 +114,7 @@ def test_any_bytes_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     judge = Utf8()
     borders = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     try:
-        got = "".join(judge.see(data[a:b]) for a, b in zip(borders, borders[1:])) + judge.see(b"", final=True)
+        got = "".join(judge.see(data[a:b]) for a, b in itertools.pairwise(borders)) + judge.see(b"", final=True)
     except InvalidPayload:
         assert text is None
     else:

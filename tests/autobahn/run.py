@@ -28,8 +28,10 @@ EXPECTED = json.loads((HERE / "expected.json").read_text())
 AGENT = "gws"
 STREAMS = ("compiled", "plain")
 
-# Of 12 and 13 each group, and each size of messages and of fragments, but few of the large ones: see the README.
-QUICK = ["[1-79].*", "10.*"]
+# Of 12 and 13 three cases of each group, 64 and 4096 bytes and 8192 in fragments, and one of each other size.
+QUICK = ["[1-79].*", "10.*", "1[23].*.2", "1[23].*.5", "1[23].*.11"]
+QUICK += ["12.1.7", "12.2.1", "12.3.3", "12.4.9", "12.4.10", "12.5.8", "13.1.15", "13.1.16", "13.2.13", "13.3.6"]
+QUICK += ["13.4.17", "13.4.18", "13.5.14", "13.6.12", "13.7.4"]
 
 
 def main():
@@ -94,7 +96,7 @@ def run(wstest, stream, role, environment, options):
     """Run the cases in one role on one stream; return how many verdicts there are, and how many have changed."""
     outdir = options.reports.absolute() / f"{stream}-{role}"
     outdir.mkdir(parents=True, exist_ok=True)
-    print(f"{role}, {stream} stream: {len(options.cases)} cases", flush=True)
+    print(f"{role}, {stream} stream, cases: {len(options.cases)}", flush=True)
     began = time.monotonic()
     cases = ["*"] if options.cases == select(["*"]) else options.cases  # with "*", a case that is new to us shows
     with (outdir / f"{role}.log").open("wb") as log:
