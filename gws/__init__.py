@@ -4,6 +4,7 @@
 """
 
 from gws.errors import (
+    CallFailed,
     ConnectionClosed,
     GwsError,
     HandshakeError,
@@ -11,11 +12,14 @@ from gws.errors import (
     MessageTooBig,
     PolicyViolation,
     ProtocolError,
+    ServiceError,
+    ServiceExited,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CallFailed",
     "ConnectionClosed",
     "GwsError",
     "HandshakeError",
@@ -23,5 +27,7 @@ __all__ = [
     "MessageTooBig",
     "PolicyViolation",
     "ProtocolError",
+    "ServiceError",
+    "ServiceExited",
     "__version__",
 ]

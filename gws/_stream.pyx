@@ -500,14 +500,15 @@ cdef class Stream:
 
     cdef object _step(self, const uint8_t *data, Py_ssize_t size, Py_ssize_t *used, Py_ssize_t limit, partial, bint text):
         """Take from data[:size] what belongs to the frame at hand; tell how much; return the payload if it is whole."""
-        cdef Py_ssize_t begin = 0, count, rest
+        cdef Py_ssize_t begin = 0, count, rest, slack
         cdef bint high
         used[0] = 0
         if not self._in_frame:
             begin = self._parse_header(data, size)
             if begin == 0:
                 return None
-            if self._length > limit + (limit // 8 + 1024 if self._first & 0x40 else 0) and self._first & 0x08 == 0:
+            slack = limit // 8 + 1024 if self._first & 0x40 else 0
+            if self._length - limit > slack and self._first & 0x08 == 0:     # limit + slack might not fit
                 raise MessageTooBig(f"a message is longer than the {limit} bytes that were left for it")
             self._in_frame = True
             self._as_text = text and self._first == 0x81

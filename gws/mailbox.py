@@ -13,7 +13,7 @@ from collections import deque
 from gevent.hub import Hub
 
 from gws.runner import OUTSIDE, charge, current, pool, run
-from gws.task import Owner, Task
+from gws.task import Home, Task
 
 __all__ = ["Service"]
 
@@ -23,7 +23,7 @@ OVERLOAD = 1024  # messages, as skynet has it
 TURN = 64  # messages of one service that start before the hub looks at anybody else
 
 
-class Service(Owner):
+class Service(Home):
     """A service, from outside: what came in, and what has become of it."""
 
     __slots__ = ("commands", "handled", "hub", "idle", "limit", "mailbox", "names", "started", "turn")
@@ -65,6 +65,7 @@ class Service(Owner):
             self.hub.loop.run_callback(self._dispatch)
 
     def take(self) -> Task | None:
+        """Return the next message, unless it is somebody else's turn."""
         if not self.turn or not self.mailbox:
             return None
         self.turn -= 1

@@ -53,15 +53,15 @@ class Queue:
     Used as skynet's function, `queue(func, *args)`, or as `with queue:`.
     """
 
-    __slots__ = ("depth", "line", "owner")
+    __slots__ = ("depth", "inside", "line")
 
     def __init__(self) -> None:
-        self.owner: greenlet | None = None
-        self.depth = 0  # how often the owner has entered
+        self.inside: greenlet | None = None  # who has entered
+        self.depth = 0  # how often it has entered
         self.line: deque[tuple[greenlet, Event]] = deque()
 
     def __repr__(self) -> str:
-        held = "free" if self.owner is None else f"held by {label(self.owner)}, {len(self.line)} in line"
+        held = "free" if self.inside is None else f"held by {label(self.inside)}, {len(self.line)} in line"
         return f"<Queue {held}>"
 
     def __call__(self, func: Callable[..., T], *args: Any) -> T:
@@ -72,9 +72,9 @@ class Queue:
     def __enter__(self) -> Queue:
         """Enter, once those have left who came before.   ServiceError if they wait for us.   Blocks."""
         me = getcurrent()
-        if self.owner is None:
-            self.owner = me
-        elif self.owner is not me:
+        if self.inside is None:
+            self.inside = me
+        elif self.inside is not me:
             self._stand(me)
         self.depth += 1
         return self
@@ -85,7 +85,7 @@ class Queue:
             self._admit()
 
     def holder(self) -> greenlet | None:
-        return self.owner
+        return self.inside
 
     def _stand(self, me: greenlet) -> None:
         """Stand in line.   Blocks."""
@@ -110,8 +110,8 @@ class Queue:
 
     def _admit(self) -> None:
         """Give the section to whoever is next: nobody who comes in between can be faster."""
-        self.owner = None
+        self.inside = None
         if self.line:
-            self.owner, turn = self.line.popleft()
-            del waiting[self.owner]  # before it wakes: or it would seem to wait for itself
+            self.inside, turn = self.line.popleft()
+            del waiting[self.inside]  # before it wakes: or it would seem to wait for itself
             turn.set()

@@ -16,7 +16,7 @@ from weakref import getweakrefcount
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
-from gws.task import Owner, Task
+from gws.task import Home, Task
 
 __all__ = ["OUTSIDE", "charge", "current", "here", "pool", "run", "start", "start_later", "trace"]
 
@@ -32,7 +32,7 @@ _me = cast(Callable[[], "Runner"], getcurrent)
 
 
 class Runner(greenlet):
-    """A greenlet that runs tasks, and is charged to their owner while it runs."""
+    """A greenlet that runs tasks; the processor time that it takes is charged to the task's home."""
 
     __slots__ = ("known", "task")
     known: tuple[object, ...]  # the traces that it bears at rest, before its first task
@@ -52,7 +52,7 @@ class Runner(greenlet):
     def _resume(self, how: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         if self.task is None or self.task.over:  # a Timeout that nobody closed; gevent.Greenlet keeps silent then, too
             return None
-        charge(self.task.owner)
+        charge(self.task.home)
         try:
             return how(self, *args)
         finally:
@@ -79,7 +79,7 @@ class Pool:
             self.spares.clear()
 
 
-OUTSIDE = Owner("main", "")  # whatever is no service: the main greenlet, those of gevent.spawn(), the hub
+OUTSIDE = Home("main", "")  # whatever is no service: the main greenlet, those of gevent.spawn(), the hub
 _running, _since = OUTSIDE, time.perf_counter()
 
 
@@ -98,10 +98,10 @@ def current() -> Task | None:
     return me.task if isinstance(me, Runner) else None
 
 
-def here() -> Owner:
+def here() -> Home:
     """Return whom the current greenlet belongs to."""
     task = current()
-    return OUTSIDE if task is None else task.owner
+    return OUTSIDE if task is None else task.home
 
 
 def trace(task: Task | None, caller: greenlet | None) -> str:
@@ -116,17 +116,17 @@ def trace(task: Task | None, caller: greenlet | None) -> str:
     return " -> ".join(chain)
 
 
-def charge(owner: Owner) -> None:
-    """Charge the time since the last charge to whoever ran since then; from now on `owner` runs."""
+def charge(home: Home) -> None:
+    """Charge the time since the last charge to whoever ran since then; from now on `home` runs."""
     global _running, _since
     now = time.perf_counter()
     _running.time += now - _since
-    _running, _since = owner, now
+    _running, _since = home, now
 
 
 def start(task: Task) -> None:
     """Run a task, until it is over or has to wait; the hub calls this."""
-    charge(task.owner)
+    charge(task.home)
     try:
         run(task)
     finally:
@@ -137,19 +137,19 @@ def start_later(seconds: float, task: Task) -> None:
     """Start a task in so many seconds."""
     task.timer = get_hub().loop.timer(seconds)
     task.timer.start(_due, task)
-    task.owner.parked.add(task)
+    task.home.parked.add(task)
 
 
 def run(task: Task) -> None:
-    """The same as start(), for somebody who is charged already; what the owner lets us take next may follow."""
-    owner = task.owner
-    if owner.dead:
+    """The same as start(), for somebody who is charged already; what take() gives may follow."""
+    home = task.home
+    if home.dead:
         return
     last = _lend(_hire(getcurrent()), task)
     if last.over:
-        _finish(last, owner)
+        _finish(last, home)
     else:
-        owner.parked.add(last)
+        home.parked.add(last)
 
 
 def _task_of(who: greenlet | None) -> Task | None:
@@ -158,7 +158,7 @@ def _task_of(who: greenlet | None) -> Task | None:
 
 def _due(task: Task) -> None:
     task.timer.close()
-    task.owner.parked.discard(task)
+    task.home.parked.discard(task)
     start(task)
 
 
@@ -195,19 +195,19 @@ def _do(task: Task) -> None:
         _me().task, task.greenlet = task, _me()  # in no local name: whoever kept a traceback would keep the greenlet
         known = _traces(task.greenlet)
         task.run()
-        if task in task.owner.parked:  # run() has gone on without us
-            task.owner.parked.remove(task)
+        if task in task.home.parked:  # run() has gone on without us
+            task.home.parked.remove(task)
             get_hub().loop.run_callback(_finish, task, OUTSIDE)
             return
-        further = task.owner.take() if task.caller is None and _traces(task.greenlet) == known else None
+        further = task.home.take() if task.caller is None and _traces(task.greenlet) == known else None
         if further is None:
             return
         task.greenlet = None
         task = further
 
 
-def _finish(task: Task, owner: Owner) -> None:
-    """Let the runner rest, and whoever waits for the task go on; then it is the turn of `owner`."""
+def _finish(task: Task, home: Home) -> None:
+    """Let the runner rest, and whoever waits for the task go on; then it is the turn of `home`."""
     runner: Any = task.greenlet
     runner.task = task.greenlet = None
     rest = pool(getcurrent())
@@ -218,8 +218,8 @@ def _finish(task: Task, owner: Owner) -> None:
     caller = task.settle()
     if caller is not None:
         waiter = _task_of(caller)
-        charge(OUTSIDE if waiter is None else waiter.owner)
+        charge(OUTSIDE if waiter is None else waiter.home)
         try:
             _switch(caller)
         finally:
-            charge(owner)
+            charge(home)

@@ -24,7 +24,7 @@ from gws.mailbox import Service
 from gws.queue import Queue, refuse_ring
 from gws.runner import OUTSIDE, current, here, start, start_later, trace
 from gws.stat import Stat, stat
-from gws.task import Owner, Task
+from gws.task import Home, Task
 
 __all__ = [
     "Queue",
@@ -55,7 +55,7 @@ DEPTH = 200  # calls that wait for one another; more are taken for services that
 _services: dict[str, Service] = {}  # address or name -> service
 _numbers = itertools.count(1)
 _commands: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
-_asleep: dict[tuple[Owner, object], Event] = {}  # (service, token) -> what wakes the sleeper
+_asleep: dict[tuple[Home, object], Event] = {}  # (service, token) -> what wakes the sleeper
 _named = Event()  # set, and replaced, whenever a name is given
 
 
@@ -251,7 +251,7 @@ def _living(address: str) -> Service:
 
 def _refuse_endless(task: Task, caller: Task | None) -> None:
     """Raise ServiceError if a task would never be answered."""
-    if task.owner.maker is not None:
+    if task.home.maker is not None:
         refuse_ring(task)
     if caller is not None:
         task.depth = caller.depth + 1
@@ -265,14 +265,14 @@ def _check_name(name: str) -> None:
 
 
 def _here() -> Service:
-    owner = here()
-    if not isinstance(owner, Service):
+    home = here()
+    if not isinstance(home, Service):
         raise ValueError("this greenlet belongs to no service: no message, fork() or timeout() of one started it")
-    return owner
+    return home
 
 
 def _exited(task: Task, err: BaseException) -> ServiceExited | None:
-    if task.owner.dead and isinstance(err, GreenletExit):
+    if task.home.dead and isinstance(err, GreenletExit):
         return ServiceExited(f"{trace(task, getcurrent())}: the service exited before it answered")
     return None
 

@@ -16,12 +16,12 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gws.queue import waiting
 
-__all__ = ["Owner", "Task"]
+__all__ = ["Home", "Task"]
 
 log = logging.getLogger("gws")
 
 
-class Owner:
+class Home:
     """Whom tasks belong to: a service, or the rest of the program."""
 
     __slots__ = ("address", "dead", "instance", "kind", "maker", "parked", "time")
@@ -44,7 +44,7 @@ class Owner:
 
 
 class Task:
-    """A message, a fork, a timeout or a constructor: `func(*args)`, or the owner's command."""
+    """A message, a fork, a timeout or a constructor: `func(*args)`, or the service's command."""
 
     __slots__ = (
         "answer",
@@ -55,8 +55,8 @@ class Task:
         "error",
         "func",
         "greenlet",
+        "home",
         "over",
-        "owner",
         "source",
         "timer",
     )
@@ -64,13 +64,13 @@ class Task:
 
     def __init__(
         self,
-        owner: Owner,
+        home: Home,
         command: str,
         args: tuple[Any, ...],
-        source: Owner | None = None,
+        source: Home | None = None,
         func: Callable[..., Any] | None = None,
     ):
-        self.owner = owner
+        self.home = home
         self.command = command
         self.args = args
         self.source = source  # who sent it
@@ -83,7 +83,7 @@ class Task:
         self.over = False
 
     def __str__(self) -> str:
-        return f"{self.owner}.{self.command}"
+        return f"{self.home}.{self.command}"
 
     def __repr__(self) -> str:
         state = "over" if self.over else "not started" if self.greenlet is None else "under way"
@@ -91,11 +91,11 @@ class Task:
 
     def holder(self) -> greenlet | None:
         """Return the greenlet that an answer takes: a service in the making answers nothing before it is made."""
-        maker = self.owner.maker
+        maker = self.home.maker
         return self.greenlet if maker is None or self.greenlet is not None else maker.greenlet
 
     def wait(self) -> BaseException | None:
-        """Wait until the task is over or its owner ended; return what it raised, if it did.   Blocks."""
+        """Wait until the task is over or its service ended; return what it raised, if it did.   Blocks."""
         me = self.caller = getcurrent()
         waiting[me] = self
         try:
@@ -116,7 +116,7 @@ class Task:
     def run(self) -> None:
         """Do it; a runner calls this.   Blocks if the task does."""
         try:
-            func = getattr(self.owner.instance, self.command) if self.func is None else self.func
+            func = getattr(self.home.instance, self.command) if self.func is None else self.func
             self.answer = func(*self.args)
         except BaseException as err:  # gevent.Timeout is no Exception
             self._fail(err)
@@ -131,7 +131,7 @@ class Task:
             get_hub().handle_error(self, type(err), err, err.__traceback__)
 
     def abandon(self) -> None:
-        """Wake whoever waits for the task, since its owner ended; the hub calls this."""
+        """Wake whoever waits for the task, since its service ended; the hub calls this."""
         caller = self.settle()
         if caller is not None:
             self.error = GreenletExit()

@@ -80,6 +80,7 @@ def client():
     for client in clients:
         if client._running is not None:
             client._running.kill()
+            client.fd.cut(1001, "")  # it may not even have begun to read
 
 
 class Host:
@@ -277,7 +278,7 @@ class TestConnect:
             (("127.0.0.1",), {}, ValueError, "a URL, or a host and a port|ws:// or wss:// URL"),
             (("http://127.0.0.1/",), {}, ValueError, "expected a ws:// or wss:// URL"),
             (("ws://h/#top",), {}, ValueError, "no fragment"),
-            (("127.0.0.1", 70000), {}, ValueError, "a port is 0 to 65535"),
+            (("127.0.0.1", 70000), {}, ValueError, "0 to 65535"),
             (("127.0.0.1", 1), {"header": {}}, TypeError, "there is no option header; see gws.client.Options"),
             (("127.0.0.1", 1), {"protocols": "chat"}, TypeError, "a sequence of str"),
             (("127.0.0.1", 1), {"timeout": 0}, ValueError, "timeout must be a positive number, not 0"),
@@ -361,8 +362,8 @@ class TestConnect:
         it = client()
         it.connect(f"ws://me:secret@127.0.0.1:{serve().port}/x")
         assert re.fullmatch(r"<Client ws://127.0.0.1:\d+/x open>", repr(it))
-        it.close(4000, "enough")
-        assert re.fullmatch(r"<Client ws://127.0.0.1:\d+/x closed 4000 enough>", repr(it))
+        it.close(4000)
+        assert re.fullmatch(r"<Client ws://127.0.0.1:\d+/x closed 4000>", repr(it))
 
 
 class TestDeadline:
@@ -415,7 +416,9 @@ def answer(*lines, status="101 Switching Protocols", accept=None):
     def handle(host):
         key = KEY_OF.search(host.head())[1].decode()
         sound = re.search(rb"Accept: (.*)\r\n", accept_response(key))[1].decode()
-        host.send("\r\n".join([f"HTTP/1.1 {status}", *lines, f"Sec-WebSocket-Accept: {accept or sound}", "", ""]).encode())
+        host.send(
+            "\r\n".join([f"HTTP/1.1 {status}", *lines, f"Sec-WebSocket-Accept: {accept or sound}", "", ""]).encode()
+        )
         host.rest()
 
     return handle
@@ -495,16 +498,17 @@ class TestFaultyAnswers:
         assert (it.read(), it.read()) == ("1", "2")
 
 
-class TestTls:
-    @pytest.fixture(scope="class")
-    def files(self, tmp_path_factory):
-        """Return the server's context for localhost, and the file with its authority."""
-        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(context)
-        ca = tmp_path_factory.mktemp("tls") / "ca.pem"
-        authority.cert_pem.write_to_path(ca)
-        return context, str(ca)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Return a server's TLS context for localhost, and the file with its authority."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    return context, str(ca)
 
+
+class TestTls:
     def test_a_context_of_one_s_own(self, serve, client, files):
         server = serve({"message": echo}, ssl=files[0])
         it = client().connect(f"wss://localhost:{server.port}/", ssl=sockethelper.client_context(files[1]))
@@ -532,7 +536,7 @@ class TestTls:
 
     def test_a_server_without(self, serve, client):
         with pytest.raises(ssl.SSLError):
-            client().connect(f"wss://localhost:{serve().port}/")
+            client().connect(f"wss://localhost:{serve(handshake_timeout=0.05).port}/")
 
     def test_a_server_that_hangs_up(self, host, client):
         with pytest.raises(OSError):
@@ -555,7 +559,9 @@ class TestRedirects:
             port, _ = answering(redirect(f"http://127.0.0.1:{server.port}/there?x=1", status))
         else:
             port = server.port
-            server.on("handshake", lambda fd, asked: (status, {"Location": "there?x=1"}, "") if asked.path == "/a/b" else None)
+            server.on(
+                "handshake", lambda fd, asked: (status, {"Location": "there?x=1"}, "") if asked.path == "/a/b" else None
+            )
         it = client().connect(f"ws://127.0.0.1:{port}/a/b")
         (fd,) = server.fds
         assert fd.request.target == ("/there?x=1" if absolute else "/a/there?x=1")
@@ -634,7 +640,7 @@ class TestRedirects:
 
     @pytest.mark.parametrize(
         "location",
-        ["ftp://x/", "http://", "http://h:x/", "http://[::1/", "/a b", "http://a..b/", "http://" + "a" * 70 + "/", "//\xfc\xfc/"],
+        ["ftp://x/", "http://h:x/", "http://[::1/", "/a b", "/\xfc", "http://a..b/", "http://" + "a" * 70 + "/"],
     )
     def test_nowhere(self, location, answering, client):
         port, _ = answering(redirect(location).decode().encode("latin-1"))
@@ -828,7 +834,7 @@ class TestEvents:
         it.join()
         assert seen == [(CLOSE, encode_close(1011, "the client has failed"))]
         assert diary.of("error") == [[error]]
-        assert diary.of("close") == [[1011, ""]]
+        assert diary.of("close") == [[1011, "the client has failed"]]
         assert failures(caplog) == [error]
 
     @pytest.mark.parametrize("error", [KeyError("x"), gevent.Timeout(1)], ids=repr)
@@ -865,7 +871,7 @@ class TestEvents:
 
 
 def greet(*messages, code=1000):
-    """Return a host that says this, closes, and waits for the end."""
+    """Return a host that says this, and then Close, if there is a code."""
 
     def handle(host):
         host.accept()
@@ -873,7 +879,8 @@ def greet(*messages, code=1000):
             host.say(message, TEXT if isinstance(message, str) else BINARY)
         if code is not None:
             host.say(encode_close(code), CLOSE)
-        host.rest()
+        while host.frame()[0] != CLOSE:
+            pass
 
     return handle
 
@@ -1050,7 +1057,7 @@ class TestClosing:
         it.close(4000, "enough")
         it.close()
         it.close(1001)
-        assert diary.of("close") == [[4000, "enough"]]
+        assert diary.of("close") == [[4000, ""]]  # the server's Close, which says no more than the code
         until(lambda: (4000, "enough") in diary)
 
     @pytest.mark.parametrize(("code", "reason"), [(99, ""), (1006, ""), (1000, "x" * 124)])
@@ -1229,7 +1236,7 @@ class TestReconnecting:
         with pytest.raises(ConnectionClosed, match="1000"):
             it.read()
 
-    def test_closing_while_it_connects(self, host, client, greenlets):
+    def test_closing_while_it_connects(self, host, client):
         heads = []
 
         def handle(host):
@@ -1240,10 +1247,9 @@ class TestReconnecting:
                 host.rest()
 
         it = client().connect("127.0.0.1", host(handle), reconnect=True)
-        reading = greenlets(list, it)
+        reading = gevent.spawn(list, it)
         until(lambda: len(heads) == 2 and it._dialing)
-        with suppress(ConnectionClosed):
-            it.close()
+        it.close()
         assert not it._dialing
         with pytest.raises(ConnectionClosed, match="1006"):
             reading.get()

@@ -59,7 +59,7 @@ def test_order(section):
 
 
 def test_who_comes_before_the_next_has_woken(section):
-    """The section has changed hands, but its owner still sleeps: no ring."""
+    """The section has changed hands, but who has it still sleeps: no ring."""
 
     def visit(name):
         with section:

@@ -1,8 +1,9 @@
-"""No task can tell that its greenlet has worked before, and each owner pays for what it does."""
+"""No task can tell that its greenlet has worked before, and each service pays for what it does."""
 
 from __future__ import annotations
 
 import contextvars
+import itertools
 from types import SimpleNamespace
 
 import gevent
@@ -73,6 +74,17 @@ def test_a_greenlet_that_somebody_has_kept_does_not(doer, rest):
     assert len(set(map(id, kept))) == 3
     turn()
     assert all(greenlet.dead for greenlet in kept)
+
+
+def test_where_references_are_not_counted_no_greenlet_works_again(doer, monkeypatch):
+    """So it is with PyPy."""
+    numbers = itertools.count()
+    monkeypatch.setattr(runner, "getrefcount", lambda _: next(numbers))
+    for _ in range(3):
+        assert skynet.call(doer, "do", pause) is None
+        skynet.send(doer, "do", pause)
+    turn()
+    assert spares() == []
 
 
 @PARKED

@@ -314,7 +314,7 @@ class TestEvents:
 
 
 class TestHandlersThatRaise:
-    """"A handler that raises: `error`, Close 1011, a logged traceback, and every other connection unharmed."""
+    """ "A handler that raises: `error`, Close 1011, a logged traceback, and every other connection unharmed."""
 
     @pytest.mark.parametrize("error", [KeyError("x"), gevent.Timeout(1), OSError(5, "a disk"), EOFError()], ids=repr)
     @pytest.mark.parametrize("event", ["connection", "message", "ping", "pong"])

@@ -1080,24 +1080,6 @@ def test_linger_meets_a_reset(tcp_pair: Any, greenlets: Any) -> None:
     until(lambda: lingering.dead)
 
 
-def test_a_stream_that_is_forgotten_leaves_the_others_alone(pair: Any, stream_class: Any, reader: Any) -> None:
-    stream, peer = pair()
-    reading = reader(stream)
-    for count in (1, 2, 3):
-        ours, theirs = _socket.socketpair()
-        forgotten = stream_class(ours, masked=True)
-        theirs.send(wire(*HELLO) + wire(*HELLO)[:5])
-        assert forgotten.read_frame(MIB) == HELLO
-        forgotten.post(b"x")
-        turns()
-        del forgotten
-        gc.collect()
-        ours.close()
-        theirs.close()
-        peer.sendall(wire(*HELLO))
-        until(lambda count=count: len(reading.got) == count)
-
-
 FORKED = """
 import os, socket, sys
 import gevent
