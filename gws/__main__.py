@@ -14,6 +14,9 @@ command does, other rooms do; one that needs more than a screenful here has its 
     python -m gws connect --wait inf wss://example.org/feed </dev/null >feed.txt        take what comes, to the end
     python -m gws connect -H 'Authorization: Bearer x' --protocol chat wss://example.org/
 
+    python -m gws bench                                     how fast is it here? ten seconds, four loads, a table
+    python -m gws bench echo -c 1000 -d 8 --url ws://127.0.0.1:8888/ --json         the same of another server
+
 Messages go to stdout, one to a line, control characters escaped and binary ones as 0x and hex digits; all else goes to
 stderr.  Exit status: 0 for a good end, 1 for a bad one, 2 for wrong use, 128 and the signal's number after a signal.
 """
@@ -37,7 +40,7 @@ import gevent
 
 import gws.client
 import gws.server
-from gws import __version__, terminal
+from gws import __version__, bench, terminal
 from gws.errors import GwsError, HandshakeError
 from gws.sockethelper import client_context, netloc
 from gws.stream import Plain, Stream
@@ -244,6 +247,7 @@ def _insecure_context() -> ssl.SSLContext:
 COMMANDS = {
     "echo": Command("Send back whatever comes.", _echo_arguments, _echo),
     "connect": Command("Talk to a server from the terminal, or through a pipe.", _connect_arguments, _connect),
+    "bench": Command("Put a load on a server, and tell what it bore.", bench.arguments, bench.run),
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ with a header is told by `frame.decode_header`, so that both twins tell it in th
 How bytes come in.   One recv per turn of the loop, into a scratch buffer that all streams of a hub share.  The first
 frame is unmasked on its way from there into the object that the handler receives: one copy.  What is left of the
 batch moves into a buffer of the stream's own (`_left`), since other greenlets run before the next read and reuse the
-scratch.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
+scratch.  A batch that takes longer than a spell rests (`outbox.Rest`), and the others go on.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
 not with what the header claims.
 
 Who is woken, and how.   The streams of a hub wait in an epoll set of their own, and the hub's loop watches the set: one
@@ -22,13 +22,14 @@ Bounds.   Every copy below names the two lengths that bound it, in a comment whe
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import contextlib
 import os
@@ -40,7 +41,7 @@ from gevent.hub import Waiter
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import decode_header
-from gws.outbox import AGAIN, send_fin
+from gws.outbox import AGAIN, SPELL, Rest, send_fin
 from gws.utf8 import not_utf8
 
 __all__ = ["Stream"]
@@ -180,6 +181,10 @@ cdef extern from *:
 
 PyGreenlet_Import()
 
+# glibc gives a large block back to the kernel when it is freed, and takes it anew for the next message: hundreds of page
+# faults for each MiB.  It learns to keep such blocks from the first one of their size that it sees freed: this one.
+PyMem_RawFree(PyMem_RawMalloc(LARGE))
+
 cdef enum:
     READ = 1                      # libev's EV_READ and EV_WRITE; libuv's loop takes the same
     WRITE = 2
@@ -188,6 +193,7 @@ cdef enum:
     HIGH_WATER = 64 * 1024        # bytes that may wait for the kernel before write() blocks
     WARN_FROM = 1024 * 1024       # pending bytes that are worth a first warning
     SMALL = 16 * 1024             # writes up to this are copied together; larger ones are sent from where they are
+    LARGE = 8 * 1024 * 1024
     MAX_HEADER = 14
     READY = 64                    # streams that are woken before the loop runs on
     CHUNKS = 64                   # chunks in one sendmsg; far below IOV_MAX
@@ -203,7 +209,7 @@ cdef class Turn:
 
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
-    cdef object hub, loop, watcher
+    cdef object hub, loop, watcher, resting
     cdef list late
     cdef char *scratch            # PREFIX + SCRATCH bytes
     cdef char *out                # MAX_HEADER + SMALL bytes: a small frame is put together here, and sent at once
@@ -218,6 +224,7 @@ cdef class Turn:
     def __cinit__(self, hub):
         self.hub = hub
         self.loop = hub.loop
+        self.resting = Rest(hub.loop)
         self.late = []
         self.epoll = -1
         self.scratch = <char *>PyMem_Malloc(PREFIX + SCRATCH)
@@ -308,8 +315,9 @@ cdef class Turn:
             if stream != NULL:
                 if (<Stream>stream)._reader is None:
                     break                      # nobody waits for it: `wake` sees to that
-                self.next += 1
-                return <PyObject *>(<Stream>stream)._reader
+                if not (<Stream>stream)._resting:
+                    self.next += 1
+                    return <PyObject *>(<Stream>stream)._reader
             self.next += 1
         return <PyObject *>self.hub
 
@@ -324,6 +332,7 @@ cdef class Turn:
         late, self.late = self.late, []
         for stream in late:
             stream._late = False
+        for stream in late:
             stream._flush()
 
     cdef int draw(self, uint8_t *key) except -1:
@@ -363,7 +372,8 @@ cdef class Stream:
     cdef list _writers                         # [(bytes sent at which it goes on, its waiter)], in order; None: nobody
     cdef Turn _turn
     cdef int _fd, _age                         # _age: of the turn, when it was told to watch us
-    cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked
+    cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked, _resting
+    cdef double _until                         # when the spell ends; 0: it has not begun
     cdef unsigned long _thread
     # received, not parsed yet: _left[_left_begin:_left_end]
     cdef char *_left
@@ -380,8 +390,8 @@ cdef class Stream:
     # to be sent: _chunks[_chunks_begin:_chunks_end]
     cdef Chunk *_chunks
     cdef int _chunks_begin, _chunks_end, _chunks_room
-    cdef long long _sent, _warned
-    cdef readonly long long pending, received
+    cdef long long _warned
+    cdef readonly long long pending, received, sent
     cdef public int rsv
     cdef public object warn
 
@@ -460,6 +470,8 @@ cdef class Stream:
         if self._wrong is not None:
             raise self._wrong
         try:
+            if self._left_begin < self._left_end and self._is_spent():
+                self._park(True)
             while True:
                 if self._left_begin < self._left_end:
                     try:
@@ -594,9 +606,12 @@ cdef class Stream:
         return 0
 
     cdef int _make_room(self, Py_ssize_t count) except -1:
-        """Let the payload's object have `count` more bytes than it holds.   Memory follows need, not the peer's word."""
+        """Let the payload's object have `count` more bytes than it holds.
+
+        Memory follows need, not the peer's word: what has come, times 16, so that little is copied when it grows.
+        """
         cdef Py_ssize_t have = self._body_end if self._body != NULL else 0
-        cdef Py_ssize_t room = min(max(4 * have, have + count, <Py_ssize_t>SCRATCH), self._length)
+        cdef Py_ssize_t room = min(max(16 * (have + count), <Py_ssize_t>SMALL), self._length)
         if self._body == NULL:
             self._body_is_str = self._as_text
             self._body_end = 0
@@ -701,7 +716,7 @@ cdef class Stream:
         if self._chunks_begin < self._chunks_end and not self._blocked:
             self._flush()
         while True:
-            self._park()
+            self._park(False)
             if self._tls:
                 try:
                     count = self._sock.recv_into(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
@@ -719,8 +734,19 @@ cdef class Stream:
         self.received += count
         return count
 
-    cdef int _park(self) except -1:
-        """Wait until the socket is readable.   No system call begins or ends the wait: we stay watched throughout."""
+    cdef bint _is_spent(self) noexcept:
+        """Tell whether the time is over that this connection has for one batch."""
+        cdef double now = monotonic()
+        if self._until == 0:
+            self._until = now + spell
+        return now > self._until
+
+    cdef int _park(self, bint rest) except -1:
+        """Wait until the socket is readable, or just for the others.
+
+        No system call begins or ends the wait: we stay watched throughout.
+        """
+        cdef bint decrypted
         self._check()
         if self._closed:
             raise EOFError("the connection was closed")
@@ -730,16 +756,22 @@ cdef class Stream:
         Py_DECREF(reader)                              # the call's reference; `reader` has its own
         if reader is self._hub:
             raise BlockingSwitchOutError("a read would block the hub")
-        if self._tls and self._sock.pending():         # decrypted: the kernel knows nothing of it
+        decrypted = self._tls and self._sock.pending()     # the kernel knows nothing of it
+        if rest or (decrypted and self._is_spent()):
+            self._resting = True
+            self._turn.resting.add(self)
+        elif decrypted:
             self._hub.loop.run_callback(self)
         elif not self._watching or self._age != self._turn.age:
             self._turn.watch(self)
             self._watching, self._age = True, self._turn.age
+        if self._resting or not decrypted:
+            self._until = 0
         self._reader = reader
         try:
             PyGreenlet_Switch(<PyGreenlet *>self._turn.who_is_next(), NULL, NULL)
         finally:
-            self._reader = None
+            self._reader, self._resting = None, False
         if self._closed:
             raise EOFError("the connection was closed")
         return 0
@@ -747,7 +779,8 @@ cdef class Stream:
     cdef int _wake(self) except -1:
         """Go on in the greenlet that is parked here; if there is none, be woken no more: TCP holds the peer back."""
         if self._reader is not None:
-            PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
+            if not self._resting:
+                PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
         else:
             self._unwatch()
             self._turn.rest()
@@ -755,6 +788,7 @@ cdef class Stream:
 
     def __call__(self):
         """What the loop calls to wake us outside of the set."""
+        self._resting = False
         if self._reader is not None:
             self._wake()
 
@@ -837,14 +871,14 @@ cdef class Stream:
             vector[1].iov_base, vector[1].iov_len = <void *>data, size
             count = send_vector(self._fd, vector, 2)
         if count == head + size:
-            self._sent += count
+            self.sent += count
             return 0
         if count < 0:
             if not must_wait():
                 self._fail()
                 raise BrokenPipeError("the connection is broken") from self._error
             count = 0
-        self._sent += count
+        self.sent += count
         if count < head:
             self._put(<char *>header + count, head - count, None)
             count = head
@@ -885,7 +919,7 @@ cdef class Stream:
         """Wait until the kernel has taken everything.   Blocks."""
         self.flush()
         if self.pending:
-            self._wait_written(self._sent + self.pending)
+            self._wait_written(self.sent + self.pending)
 
     cdef int _check_writable(self) except -1:
         if self._closed or self._error is not None:
@@ -917,6 +951,11 @@ cdef class Stream:
     cdef Chunk *_new_chunk(self) except NULL:
         cdef Chunk *chunks
         cdef int room
+        if self._chunks_end == self._chunks_room and self._chunks_begin > self._chunks_room // 2:
+            memmove(self._chunks, self._chunks + self._chunks_begin,       # within the table; what was sent makes room
+                    (self._chunks_end - self._chunks_begin) * sizeof(Chunk))
+            self._chunks_end -= self._chunks_begin
+            self._chunks_begin = 0
         if self._chunks_end == self._chunks_room:
             room = max(2 * self._chunks_room, 4)
             chunks = <Chunk *>PyMem_Realloc(self._chunks, room * sizeof(Chunk))
@@ -947,7 +986,7 @@ cdef class Stream:
 
     cdef int _wait_if_full(self) except -1:
         if self.pending > HIGH_WATER:
-            self._wait_written(self._sent + self.pending - HIGH_WATER)
+            self._wait_written(self.sent + self.pending - HIGH_WATER)
         return 0
 
     cdef int _wait_written(self, long long target) except -1:
@@ -1028,7 +1067,7 @@ cdef class Stream:
         cdef Chunk *chunk
         cdef Py_ssize_t size
         self.pending -= count
-        self._sent += count
+        self.sent += count
         while count:
             chunk = &self._chunks[self._chunks_begin]
             size = chunk.end - chunk.begin
@@ -1040,7 +1079,7 @@ cdef class Stream:
             count -= size
         if self._chunks_begin == self._chunks_end:
             self._drop_chunks()
-        while self._writers and self._writers[0][0] <= self._sent:
+        while self._writers and self._writers[0][0] <= self.sent:
             self._hub.loop.run_callback(self._writers.pop(0)[1].switch, None)
         return 0
 
@@ -1137,6 +1176,15 @@ cdef class Stream:
         if PyThread_get_thread_ident() != self._thread:
             raise RuntimeError(f"{self!r} belongs to the thread that made it")
         return 0
+
+
+cdef double spell = SPELL
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef object steal(PyObject *owned):

@@ -12,6 +12,7 @@ handlers, or keeps the messages for `read()` where there is no `message` handler
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import ssl as tls
@@ -44,6 +45,7 @@ EVENTS = ("open", "message", "close", "ping", "pong", "error", "warning")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
 _MAX_BODY = 4096  # bytes of a refusal's body that are read
+_PATIENCE = 2.0  # seconds that we wait for them
 _KEPT = 16  # messages kept for read(); TCP holds the peer back beyond that
 _BACKOFF = (0.5, 60.0)  # seconds: the first pause before a reconnection, and the longest
 _LASTED = 60.0  # seconds after which a connection counts as a good one, and the pauses begin anew
@@ -381,13 +383,16 @@ def _extensions(response: http.Response) -> list[deflate.Extension]:
 
 
 def _body(stream: Stream, response: http.Response) -> bytes:
-    """Read the beginning of a refusal's body, if its length is told."""
+    """Read the beginning of a refusal's body, if its length is told, and all of it comes."""
     length = response.headers.get("Content-Length", "0")
-    return stream.read(min(int(length), _MAX_BODY)) if length.isdecimal() and len(length) < 10 else b""
+    # The status says enough: it must not be lost to a body that does not come.
+    with contextlib.suppress(EOFError, ConnectionError), gevent.Timeout(_PATIENCE, False):  # type: ignore[arg-type]
+        return stream.read(min(int(length), _MAX_BODY)) if length.isdecimal() and len(length) < 10 else b""
+    return b""
 
 
 def _pauses() -> Iterator[float]:
-    """Exponential back-off with full jitter: a thousand clients of one server must not come back at once."""
+    """Exponential back-off with jitter: a thousand clients of one server must not come back at once."""
     longest, limit = _BACKOFF
     while True:
         yield random.uniform(longest / 2, longest)

@@ -229,7 +229,7 @@ class Deflate:
         at = blocks = 0
         while len(message) <= limit:
             if inflater.eof:
-                self._inflater = None
+                self._inflater = None if final else inflater  # what comes next may be our tail alone
                 if at >= end:
                     break
                 blocks += 1

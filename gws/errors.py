@@ -90,7 +90,8 @@ class ConnectionClosed(GwsError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.code} {self.reason}".rstrip()
+        reason = self.reason if self.reason.isprintable() else ascii(self.reason)  # it is the peer's, and goes to logs
+        return f"{self.code} {reason}".rstrip()
 
 
 class ServiceError(GwsError):

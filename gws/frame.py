@@ -231,6 +231,8 @@ def encode_close(code: int, reason: str = "") -> bytes:
         return b""
     if not check_close_code(code):
         raise ValueError(f"a Close may not carry the code {code!r} (RFC 6455 section 7.4)")
+    if not isinstance(reason, str):
+        raise TypeError(f"a reason is str, not {type(reason).__name__}")
     text = reason.encode()
     if len(text) > _MAX_REASON:
         raise ValueError(f"a reason has at most {_MAX_REASON} bytes of UTF-8, not {len(text)}")

@@ -9,15 +9,17 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from _socket import SHUT_WR, socket
 from gevent import get_hub
 from gevent.hub import Waiter
 
-__all__ = ["AGAIN", "Outbox", "Turn", "send_fin"]
+__all__ = ["AGAIN", "SPELL", "Outbox", "Rest", "Turn", "send_fin"]
 
 AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+SPELL = 0.005  # seconds that one connection's batch may take before the others go on
 
 _WRITE = 2  # libev's EV_WRITE; libuv's loop takes the same
 _SCRATCH = 256 * 1024  # bytes that one connection may bring in per turn of the loop
@@ -38,7 +40,7 @@ class Outbox:
         "_late",
         "_queue",
         "_send_some",
-        "_sent",
+        "sent",
         "_sock",
         "_tls",
         "_turn",
@@ -61,7 +63,7 @@ class Outbox:
         self._late = False  # in the list of those that are flushed at the end of the turn
         self._queue: deque[Any] = deque()
         self._send_some = self._send_tls if self._tls else self._send_plain
-        self._sent = 0
+        self.sent = 0
         self._warned = 0
         self._error: OSError | None = None
         self._closed = False
@@ -92,7 +94,7 @@ class Outbox:
         """Wait until the kernel has taken everything.   Blocks."""
         self.flush()
         if self.pending:
-            self._wait_written(self._sent + self.pending)
+            self._wait_written(self.sent + self.pending)
 
     def _push(self) -> None:
         if self._write_watcher is None or not self._write_watcher.active:
@@ -113,7 +115,7 @@ class Outbox:
             return
         self._push()
         if self.pending > _HIGH_WATER:
-            self._wait_written(self._sent + self.pending - _HIGH_WATER)
+            self._wait_written(self.sent + self.pending - _HIGH_WATER)
         if self._error is not None:
             raise BrokenPipeError("the connection is broken") from self._error
 
@@ -165,7 +167,7 @@ class Outbox:
 
     def _taken(self, count: int) -> None:
         self.pending -= count
-        self._sent += count
+        self.sent += count
         while count:
             size = len(self._queue[0])
             if count < size:
@@ -173,7 +175,7 @@ class Outbox:
                 break
             self._queue.popleft()
             count -= size
-        while self._writers and self._writers[0][0] <= self._sent:
+        while self._writers and self._writers[0][0] <= self.sent:
             self._hub.loop.run_callback(self._writers.pop(0)[1].switch, None)
 
     def _watch_for_room(self) -> None:
@@ -219,10 +221,11 @@ class Turn:
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
 
-    __slots__ = ("_late", "_loop", "scratch")
+    __slots__ = ("_late", "_loop", "rest", "scratch")
 
     def __init__(self, hub: Any):
         self._loop = hub.loop
+        self.rest = Rest(hub.loop)
         self._late: list[Outbox] = []
         self.scratch = memoryview(bytearray(_SCRATCH))
 
@@ -236,6 +239,42 @@ class Turn:
         for outbox in late:
             outbox._late = False
             outbox._push()
+
+
+class Rest:
+    """Streams whose batch takes longer than a spell: they go on, in their order, once the loop has polled.
+
+    A batch is short in bytes, but what they cost is the peer's choice (think of small frames that inflate to large
+    messages), and so is the number of such peers: together, too, they have one spell per turn of the loop.
+    """
+
+    __slots__ = ("_loop", "_timer", "_waiting")
+
+    def __init__(self, loop: Any):
+        self._loop = loop
+        self._timer: Any = None
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, go_on: Callable[[], None]) -> None:
+        """Have `go_on()` called in the hub."""
+        self._waiting.append(go_on)
+        self._start()
+
+    def _start(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.timer(0)  # unlike a callback, it comes behind the poll
+            self._timer.start(self._over)
+
+    def _over(self) -> None:
+        self._timer.close()
+        self._timer = None
+        until = monotonic() + SPELL
+        try:
+            while self._waiting and monotonic() < until:
+                self._waiting.popleft()()
+        finally:
+            if self._waiting:
+                self._start()
 
 
 def turn_of(hub: Any) -> Turn:

@@ -197,9 +197,7 @@ class Server:
 
     def _is_empty(self) -> bool:
         """Tell whether all have left, but for the handlers that wait for just that: their connections are closed."""
-        return all(
-            running in self._stoppers and (fd is None or fd.closed) for running, fd in self._greenlets.items()
-        )
+        return all(running in self._stoppers and (fd is None or fd.closed) for running, fd in self._greenlets.items())
 
     def _cut_all(self, code: int, reason: str) -> list[WebSocket]:
         cut = []

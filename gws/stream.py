@@ -23,6 +23,7 @@ import os
 import struct
 import termios
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from _socket import socket
@@ -32,7 +33,7 @@ from greenlet import greenlet
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mask, new_mask, slack
-from gws.outbox import AGAIN, Outbox, send_fin
+from gws.outbox import AGAIN, SPELL, Outbox, send_fin
 from gws.utf8 import Utf8, decode
 
 __all__ = ["Plain", "Stream"]
@@ -60,6 +61,8 @@ class Stream(Outbox):
         "_pos",
         "_read_watcher",
         "_reader",
+        "_resting",
+        "_until",
         "_utf8",
         "_wrong",
         "received",
@@ -71,6 +74,8 @@ class Stream(Outbox):
         self._masked = masked
         self._read_watcher: Any = self._hub.loop.io(sock.fileno(), _READ)
         self._reader: greenlet | None = None
+        self._resting = False
+        self._until = 0.0  # when the spell ends; 0: it has not begun
         self._data = b""  # received, not yet parsed, from _pos on
         self._pos = 0
         self._ahead: Header | None = None  # the header of the frame at hand, once it is whole; _pos is behind it
@@ -131,6 +136,8 @@ class Stream(Outbox):
         """
         if self._wrong is not None:
             raise self._wrong
+        if self._pos < len(self._data) and self._is_spent():
+            self._park(rest=True)
         try:
             while not (self._ahead or self._next_header()) or not self._payload_is_whole(limit, partial, text):
                 self._receive()
@@ -224,8 +231,17 @@ class Stream(Outbox):
         self.received += count
         self._data += self._turn.scratch[:count]
 
-    def _park(self) -> None:
-        """Wait until the socket is readable.  The watcher persists from read to read, and stops if nobody reads."""
+    def _is_spent(self) -> bool:
+        """Tell whether the time is over that this connection has for one batch."""
+        now = monotonic()
+        self._until = self._until or now + SPELL
+        return now > self._until
+
+    def _park(self, rest: bool = False) -> None:
+        """Wait until the socket is readable, or just for the others.
+
+        The watcher persists from read to read, and stops if nobody reads.
+        """
         if self._closed:
             raise EOFError("the connection was closed")
         if self._reader is not None:
@@ -233,25 +249,38 @@ class Stream(Outbox):
         reader = getcurrent()
         if reader is self._hub:
             raise BlockingSwitchOutError("a read would block the hub")
-        if self._tls and self._sock.pending():  # type: ignore[attr-defined]  # decrypted: the kernel knows nothing of it
+        decrypted = self._tls and self._sock.pending()  # type: ignore[attr-defined]  # the kernel knows nothing of it
+        if rest or (decrypted and self._is_spent()):
+            self._resting = True
+            self._turn.rest.add(self._go_on)
+        elif decrypted:
             self._hub.loop.run_callback(self._readable)
         elif not self._read_watcher.active:
             self._read_watcher.start(self._readable, pass_events=True)
+        if self._resting or not decrypted:
+            self._until = 0.0
         self._reader = reader
         try:
             self._hub.switch()
         finally:
-            self._reader = None
+            self._reader, self._resting = None, False
         if self._closed:
             raise EOFError("the connection was closed")
 
     def _readable(self, events: int = _READ) -> None:
         if events < 0:  # libuv watches a socket no longer that has failed; what came before is to be read all the same
             self._read_watcher.stop()
-        if self._reader is not None:
+        if self._reader is None:
+            if not self._closed:
+                self._read_watcher.stop()  # TCP holds the peer back from here on
+        elif not self._resting:
             self._reader.switch()
-        elif not self._closed:
-            self._read_watcher.stop()  # TCP holds the peer back from here on
+
+    def _go_on(self) -> None:
+        """End the rest, if there still is one."""
+        self._resting = False
+        if self._reader is not None:
+            self._readable()
 
     # --------------------------------------------------------------------------------------------------- writing
 
@@ -316,7 +345,7 @@ class Stream(Outbox):
         self._sock.close()
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:
-            self._hub.loop.run_callback(self._readable)
+            self._hub.loop.run_callback(self._go_on)
 
 
 Plain = Stream

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import socket, subprocess
 from gevent.fileobject import FileObject
 
 import gws

@@ -530,6 +530,7 @@ def final(message):
 FINAL = {
     "as it should be": ([final(TEXT) + b"\x00"], TEXT),
     "without the 0x00": ([final(TEXT)], TEXT),
+    "without the 0x00, behind it an empty fragment": ([final(TEXT), b"", b""], TEXT),
     "an empty one": ([b"\x03\x00\x00"], b""),
     "two": ([final(b"ab") + final(b"cd") + b"\x00"], b"abcd"),
     "two without the 0x00": ([final(b"ab") + final(b"cd")], b"abcd"),

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from contextlib import suppress
 
 import gevent
@@ -14,7 +15,6 @@ import gevent.socket
 import pytest
 import trustme
 from conftest import until
-from gevent import get_hub
 from gevent.event import Event
 from programs import free_port, python
 
@@ -556,7 +556,7 @@ def lines(count):
 class TestOptions:
     @pytest.mark.parametrize("verb", ["listen", "start"])
     def test_an_unknown_one(self, verb):
-        with pytest.raises(TypeError, match="there is no option max_size, portt; see gws.server.Options"):
+        with pytest.raises(TypeError, match=r"there is no option max_size, portt; see gws\.server\.Options"):
             getattr(Server(), verb)(portt=1, max_size=2)
 
     @pytest.mark.parametrize("name", ["max_header", "handshake_timeout", "maxclient", "backlog", "close_timeout"])
@@ -747,6 +747,7 @@ class TestOptions:
         peer = enter(server, context=sockethelper.client_context(tmp_path / "ca.pem"))
         peer.leave()
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="nobody else tells")
     def test_backlog(self, serve):
         sock = serve(backlog=7)._listener.sock
         # tcp_info of a listening socket: tcpi_sacked is how long its backlog may be (net/ipv4/tcp.c)
@@ -756,11 +757,10 @@ class TestOptions:
     def test_nodelay(self, nodelay, serve, enter, monkeypatch):
         seen = []
 
-        def stream(sock, *, masked):
+        def stream(sock, *, masked, kind=room.Stream):
             seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-            return Stream(sock, masked=masked)
+            return kind(sock, masked=masked)
 
-        Stream = room.Stream
         monkeypatch.setattr(room, "Stream", stream)
         enter(serve(nodelay=nodelay))
         assert seen == [nodelay]
@@ -777,7 +777,7 @@ class TestOptions:
             serve(port=port)
 
     def test_an_address_that_is_not_ours(self, serve):
-        with pytest.raises(OSError, match="192.0.2.1:0"):
+        with pytest.raises(OSError, match=r"192\.0\.2\.1:0"):
             serve("192.0.2.1")
 
     def test_path(self, serve, enter, diary, tmp_path):
@@ -1154,8 +1154,8 @@ class TestStop:
         assert diary.of("disconnect") == [[fd, 1012, "a new version"]]
 
     def test_who_is_in_the_handshake_is_cut(self, serve, knock, tls_contexts, caplog):
-        for server, data in ((serve(), b"GET / HT"), (serve(ssl=tls_contexts[0]), b"")):
-            peer = knock(server, data)
+        for server in (serve(), serve(ssl=tls_contexts[0])):
+            peer = knock(server, b"")
             until(lambda server=server: server._greenlets)
             assert server.stop() == []
             assert peer.rest() == b""
@@ -1191,7 +1191,7 @@ class TestStop:
     def test_from_the_handshake(self, serve, enter, knock):
         server = serve()
         other = enter(server)
-        server.on("handshake", lambda fd, asked: None if server.stop() else None)
+        server.on("handshake", lambda fd, asked: bool(server.stop()) or None)
         peer = knock(server)
         assert other.goodbye() == (1001, "")
         assert peer.answer()[::2] == (503, b"the server is stopping\n")
@@ -1330,30 +1330,39 @@ class TestSeveral:
         first.stop(timeout=0)
         peers[1].leave()
 
-    def test_in_another_thread(self, serve, enter, greenlets):
+    THREADS = """
+import threading
+import gevent
+import gws.client
+from gws.server import Server
+
+def run(server, ready):
+    server.on("message", lambda fd, message: fd.write(message) if message == "x" else server.stop())
+    gevent.spawn(ready.set)  # once it listens
+    server.listen("127.0.0.1", 0)
+
+servers = Server(), Server()
+ready = threading.Event()
+thread = threading.Thread(target=run, args=(servers[0], ready))
+thread.start()
+ready.wait()
+gevent.spawn(run, servers[1], ready)
+gevent.sleep(0)
+for server in servers:
+    client = gws.client.connect("127.0.0.1", server.port)
+    client.write("x")
+    print(client.read())
+    client.write("stop")
+    client.join()
+    print(client.fd.code)
+thread.join()
+"""
+
+    def test_in_another_thread(self):
         # "libev: a signal must not be attached to two different loops" aborted the process.
-        servers = []
-
-        def run():
-            server = Server()
-            server.on("message", lambda fd, message: fd.write(message) if message != "stop" else server.stop())
-            gevent.spawn(servers.append, server)  # once it listens
-            server.listen("127.0.0.1", 0)
-            get_hub().destroy(destroy_loop=True)
-
-        main = Server()
-        listening = greenlets(main.listen, "127.0.0.1", 0)
-        job = get_hub().threadpool.spawn(run)
-        until(lambda: servers)
-        here, there = enter(main), enter(servers[0])
-        there.say("x")
-        assert there.frame() == (TEXT, b"x")
-        there.say("stop")
-        assert there.goodbye() == (1001, "")
-        job.get()
-        here.leave()
-        main.stop()
-        listening.join()
+        with python("-c", self.THREADS) as program:
+            assert program.wait() == 0
+            assert program.said == "x\n1001\n" * 2
 
     PROGRAM = """
 import os, resource, sys, time
@@ -1381,8 +1390,7 @@ server.listen("127.0.0.1", int(sys.argv[1]))
             assert peers[0].head().status == 101
             assert program.read_line().startswith("cannot accept: [Errno 24] Too many open files")
             peers[0].say("how much time have you spent?")
-            opcode, seconds = peers[0].frame()
-            assert float(seconds) < 0.15  # half of what there was: it does not spin
+            assert float(peers[0].frame()[1]) < 0.15  # half of what there was: it does not spin
             for peer in peers[1:]:
                 assert peer.head().status == 101  # each in its turn, as the ones before it leave
                 peer.leave()

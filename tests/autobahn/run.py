@@ -28,10 +28,10 @@ EXPECTED = json.loads((HERE / "expected.json").read_text())
 AGENT = "gws"
 STREAMS = ("compiled", "plain")
 
-# Of 12 and 13 three cases of each group, 64 and 4096 bytes and 8192 in fragments, and one of each other size.
+# Of 12 and 13 three cases of each group, 64 and 4096 bytes and 8192 in fragments, and of most other sizes one: those
+# left out are of 32 KiB and more, 2 to 15 s each.
 QUICK = ["[1-79].*", "10.*", "1[23].*.2", "1[23].*.5", "1[23].*.11"]
-QUICK += ["12.1.7", "12.2.1", "12.3.3", "12.4.9", "12.4.10", "12.5.8", "13.1.15", "13.1.16", "13.2.13", "13.3.6"]
-QUICK += ["13.4.17", "13.4.18", "13.5.14", "13.6.12", "13.7.4"]
+QUICK += ["12.1.7", "12.2.1", "12.3.3", "12.4.10", "13.2.13", "13.3.6", "13.6.12", "13.7.4"]
 
 
 def main():
@@ -82,10 +82,12 @@ def environment_for(stream):
         sys.path.append(str(ROOT))
     if str(ROOT) in sys.path:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    if stream == "compiled":
-        probe = "import gws.stream as stream, sys; sys.exit(stream.Stream is stream.Plain)"
-        if subprocess.run([sys.executable, "-c", probe], env=environment).returncode:
-            raise CannotRun("the compiled stream is not built here: pip install -e . builds it")
+    probe = "import gws.client, gws.server, gws.stream as stream; print(stream.Stream is stream.Plain)"
+    done = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotRun(f"gws cannot be imported: {done.stderr.strip().splitlines()[-1]}")
+    if stream == "compiled" and done.stdout.strip() == "True":
+        raise CannotRun("the compiled stream is not built here: pip install -e . builds it")
     return environment
 
 

@@ -10,8 +10,8 @@ from html import escape
 
 COLUMNS, WIDTH = 3, 960
 MARGIN, GAP = 28, 30
-TOP, ROW, TITLE = 92, 19, 30
-LABEL, VALUE = 112, 44  # pixels beside a bar: left for the server's name, right for its ratio
+TOP, TITLE, ROW, NOTE = 92, 30, 19, 14
+LABEL, VALUE = 120, 44  # pixels beside a bar: left for the server's name, right for its ratio
 PANEL = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
 BAR = PANEL - LABEL - VALUE
 CUT = 1.5  # bars beyond so many times the longer of ours and the base's are cut
@@ -20,10 +20,11 @@ STYLE = """
 .page{fill:#fff} .line{stroke:#afb8c1} .range{stroke:#1f2328;stroke-opacity:.6} .cut{stroke:#fff}
 text{fill:#57606a;font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",Helvetica,Arial,sans-serif}
 .strong{fill:#1f2328;font-weight:600} .big{font-size:19px} .small{font-size:11px}
+.value{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}
 .peer{fill:#c3ccd4} .base{fill:#87929d} .ours{fill:#0f9d6e} .ours2{fill:#93d5bb} .ourtext{fill:#0b7a55;font-weight:600}
 @media (prefers-color-scheme:dark){
 .page{fill:#0d1117} .line{stroke:#484f58} .range{stroke:#f0f6fc} .cut{stroke:#0d1117}
-text{fill:#9198a1} .strong{fill:#f0f6fc}
+text{fill:#9198a1} .strong{fill:#f0f6fc} .value{stroke:#0d1117}
 .peer{fill:#3d444d} .base{fill:#7b8590} .ours{fill:#2fbf8a} .ours2{fill:#1d6b50} .ourtext{fill:#4fd6a3}
 }
 """
@@ -31,14 +32,14 @@ text{fill:#9198a1} .strong{fill:#f0f6fc}
 
 def draw(found):
     """Return the SVG for what results.json holds."""
-    panels = list(found["loads"].values())
+    panels, notes = list(found["loads"].values()), _notes(found)
     height = TITLE + ROW * len(found["servers"]) + GAP
-    rows = len(panels) // COLUMNS + 1  # with room for the notes
-    total = TOP + rows * height + 8
+    rows = len(panels) // COLUMNS + 1  # the last corner is for the notes
+    total = TOP + (rows - 1) * height + max(height, NOTE * len(notes) + GAP)
     drawn = [_heading(found["base"])]
-    for number, load in enumerate(panels):
-        drawn.append(_panel(load, found, *_corner(number, height)))
-    drawn.append(_notes(found, *_corner(rows * COLUMNS - 1 if len(panels) < rows * COLUMNS else len(panels), height)))
+    drawn += [_panel(load, found, *_corner(number, height)) for number, load in enumerate(panels)]
+    x, y = _corner(rows * COLUMNS - 1, height)
+    drawn += [_text(x, y + 14 + NOTE * number, line, "small") for number, line in enumerate(notes) if line]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {total}" width="{WIDTH}" height="{total}" '
         f'role="img" aria-labelledby="title desc">\n<title id="title">gws beside other WebSocket servers</title>\n'
@@ -58,19 +59,25 @@ def _heading(base):
 
 
 def _panel(load, found, x, y):
-    ratios = {name: load["figures"][name]["ratio"] for name in found["servers"] if name in load["figures"]}
-    ours = max(ratios.get(name) or 0 for name in (found["base"], "gws") if name in ratios)
-    most = max((ratio for ratio in ratios.values() if ratio and ratio <= CUT * ours), default=1) or 1
-    scale = BAR / max(most, max((r for r in ratios.values() if r and r > CUT * ours), default=0) and CUT * ours)
-    parts = [_text(x, y + 14, load["title"], "strong")]
-    one = x + LABEL + scale
-    bottom = y + TITLE + ROW * len(ratios) - 5
-    parts.append(f'<path class="line" d="M{one:.1f} {y + TITLE - 6}V{bottom}" stroke-dasharray="2 3"/>')
+    ratios = {name: load["figures"][name]["ratio"] for name in found["servers"]}
+    scale = _scale(ratios, found["base"])
+    one, bottom = x + LABEL + scale, y + TITLE + ROW * len(ratios) - 5
+    parts = [
+        _text(x, y + 14, load["title"], "strong"),
+        f'<path class="line" d="M{one:.1f} {y + TITLE - 6}V{bottom}" stroke-dasharray="2 3"/>',
+    ]
     for number, (name, title) in enumerate(found["servers"].items()):
         row = y + TITLE + ROW * number
         parts.append(_text(x + LABEL - 8, row + 11, title, "ourtext" if name == "gws" else "", "end"))
         parts.append(_bar(name, load, found["base"], x + LABEL, row, scale))
     return "\n".join(parts)
+
+
+def _scale(ratios, base):
+    """Return the pixels for a ratio of 1, so that the longest bar fits, but for those that are to be cut."""
+    known = [ratio for ratio in ratios.values() if ratio]
+    most = CUT * max([ratios[name] for name in ("gws", base) if ratios.get(name)], default=1)
+    return BAR / min(max(known, default=1), most)
 
 
 def _bar(name, load, base, x, y, scale):
@@ -86,10 +93,10 @@ def _bar(name, load, base, x, y, scale):
     elif high - low > 2:
         bar += f'<path class="range" d="M{x + low:.1f} {y + 7}H{x + min(high, BAR):.1f}"/>'
     end = x + max(width, min(high, BAR)) + 6
-    return bar + _text(end, y + 11, _ratio(told["ratio"]), "ourtext" if name == "gws" else "")
+    return bar + _text(end, y + 11, _ratio(told["ratio"]), "value ourtext" if name == "gws" else "value")
 
 
-def _notes(found, x, y):
+def _notes(found):
     machine, versions = found["machine"], found["versions"]
     packages = [f"{name} {version}" for name, version in versions.items() if name not in ("python", "commit")]
     paragraphs = [
@@ -99,8 +106,8 @@ def _notes(found, x, y):
         f"{machine['system'].split('-')[0]}, {versions['python']}.",
         ", ".join(packages) + ".",
     ]
-    lines = [line for each in paragraphs for line in [*textwrap.wrap(each, 52), ""]]
-    return "\n".join(_text(x, y + 14 + 14 * number, line, "small") for number, line in enumerate(lines) if line)
+    lines = [line for each in paragraphs for line in [*textwrap.wrap(each, 50, break_on_hyphens=False), ""]]
+    return lines[:-1]
 
 
 def _described(found):
@@ -114,7 +121,7 @@ def _described(found):
 def _ratio(ratio):
     if ratio is None:
         return "fails"
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 3 else f"{ratio:.2f}"
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2f}" if ratio >= 0.095 else f"{ratio:.1g}"
 
 
 def _text(x, y, text, kind="", anchor="start"):

@@ -20,8 +20,13 @@ VENV = HERE / ".venv"
 
 _ASK = """
 import importlib.metadata, json, platform, sys
-versions = {name: importlib.metadata.version(name) for name in sys.argv[1:]}
-print(json.dumps({"python": f"{platform.python_implementation()} {platform.python_version()}", **versions}))
+found = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        found[name] = "missing"
+print(json.dumps(found))
 """
 
 
@@ -49,8 +54,8 @@ def _is_older_than_the_sources(stamp):
 
 def cache():
     """Return the folder for what is compiled."""
-    folder = VENV.with_name(".cache")
-    folder.mkdir(exist_ok=True)
+    folder = ROOT / "build" / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

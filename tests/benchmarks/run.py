@@ -52,9 +52,10 @@ SERVERS = {
     "ws4py": Server("ws4py", "with_ws4py.py", ("ws4py",)),
 }
 USUAL = list(SERVERS)[:7]
+BASE = "picows"
 LOADS = {
     "small": Load("Echo, 64 connections, 128 B", "echo -c 64 -s 128 -d 1"),
-    "pipelined": Load("the same, 32 in flight on each", "echo -c 64 -s 128 -d 32"),
+    "pipelined": Load("Echo, the same, 32 in flight", "echo -c 64 -s 128 -d 32"),
     "crowd": Load("Echo, 2000 connections, 128 B", "echo -c 2000 -s 128 -d 1"),
     "large": Load("Echo, 8 connections, 64 KiB", "echo -c 8 -s 65536 -d 1"),
     "huge": Load("Echo, 4 connections, 1 MiB", "echo -c 4 -s 1048576 -d 1"),
@@ -68,11 +69,13 @@ def main():
     """Do what the command line says; return the exit status: 1 if a server failed at a load."""
     options = parse_arguments()
     results = options.out / "results.json"
-    if not options.draw:
-        found = run(options)
-        results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    found = json.loads(results.read_text(encoding="utf-8"))
-    (options.out / "picture.svg").write_text(picture.draw(found), encoding="utf-8")
+    if options.again:
+        found = figures.summary(json.loads(results.read_text(encoding="utf-8")), options.base)
+    else:
+        found = figures.summary(run(options), options.base)
+        results.write_text(figures.encode(found), encoding="utf-8")
+    if found["base"] == BASE:
+        (options.out / "picture.svg").write_text(picture.draw(found), encoding="utf-8")
     print(figures.table(found))
     return int(any(load["failures"] for load in found["loads"].values()))
 
@@ -87,13 +90,13 @@ def parse_arguments():
     add("--loads", type=_among(LOADS), default=list(LOADS), metavar="NAME,...", help=f"of {', '.join(LOADS)}")
     add("--servers", type=_among(SERVERS), default=USUAL, metavar="NAME,...", help=f"({','.join(USUAL)})")
     add("--all", dest="servers", action="store_const", const=list(SERVERS), help="all servers: also the last three")
-    add("--base", default="picows", metavar="NAME", help="the server that ratios are to (%(default)s)")
+    add("--base", default=BASE, metavar="NAME", help="the server that ratios are to (%(default)s, as in the picture)")
     add("--processors", type=_pair, default=(0, 1), metavar="A,B", help="for the server, and for the load (0,1)")
     add("--python", metavar="PATH", help="a Python that has the peers, instead of a venv; gws is that of this tree")
     add("--out", type=Path, default=HERE, metavar="FOLDER", help="for results.json and picture.svg (beside this file)")
-    add("--draw", action="store_true", help="only draw the picture anew, from results.json")
+    add("--again", action="store_true", help="measure nothing: table and picture anew from results.json; see --base")
     options = parser.parse_args()
-    if options.base not in options.servers:
+    if options.base not in options.servers and not options.again:
         parser.error(f"--base {options.base} is not among the servers")
     return options
 
@@ -120,7 +123,6 @@ def run(options):
     about = {
         "command": _command(options),
         "rounds": options.rounds,
-        "base": options.base,
         "machine": place.machine(),
         "versions": place.versions(python, environment, [name for each in servers.values() for name in each.packages]),
         "servers": {name: server.title for name, server in servers.items()},
@@ -135,9 +137,7 @@ def run(options):
             rounds[load][name].append(measure(program, command, surroundings, arguments, options.processors))
         except (Failed, subprocess.TimeoutExpired) as error:
             rounds[load][name].append({"failure": str(error)})
-    loads = {
-        load: figures.summary(LOADS[load].title, LOADS[load].arguments, options.base, rounds[load]) for load in rounds
-    }
+    loads = {load: {**LOADS[load]._asdict(), "rounds": said} for load, said in rounds.items()}
     return about | {"loads": loads}
 
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib
 import importlib.util
+import random
 import subprocess
 import sys
 import time
@@ -106,7 +107,9 @@ def fuzz_by_atheris(name: str, seconds: int) -> None:
         fuzzer = load(name)
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
-    options = [f"-max_total_time={seconds}", "-max_len=2048", "-timeout=60", "-print_final_stats=1", "-verbosity=0"]
+    for i in range(16):  # something to begin with: of no bytes hypothesis makes no case
+        (corpus / f"seed-{i}").write_bytes(random.Random(i).randbytes(64 << i % 5))
+    options = [f"-max_total_time={seconds}", "-max_len=2048", "-len_control=0", "-timeout=60", "-verbosity=0"]
     atheris.Setup(
         ["fuzzing", *options, f"-artifact_prefix={corpus}-", str(corpus)],
         property_of(fuzzer).hypothesis.fuzz_one_input,  # type: ignore[attr-defined]

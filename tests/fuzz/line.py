@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import _socket
@@ -61,10 +61,8 @@ class Line:
 
     def end(self) -> None:
         """End the peer's half.   Blocks."""
-        try:
+        with suppress(OSError):
             self._peer.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
         self.settle()
 
     def take(self, most: int = 1 << 20) -> None:

@@ -1,13 +1,22 @@
-"""python tests/peers/counted.py PORT   --   an echo server that tells over HTTP what it holds: GET /."""
+"""python tests/peers/counted.py PORT [OPTIONS]   --   an echo server that tells over HTTP what it holds: GET /.
+
+OPTIONS are those of listen(), in JSON.   With "tell", each disconnect is told on standard output.   Some texts are commands:
+"all:..." is broadcast, "close" closes the connection that sent it, "close others" all others, "stop" stops the server,
+"raise" raises, "block" sleeps for a minute, and "spawn" answers from a greenlet of its own.
+"""
 
 import gc
 import json
 import os
 import sys
 
+import gevent
 from greenlet import greenlet
 
 import gws.server as server
+from gws import websocket as ws
+
+port, options = int(sys.argv[1]), json.loads(sys.argv[2] if sys.argv[2:] else "{}")
 
 
 def count(request):
@@ -17,6 +26,37 @@ def count(request):
     return 200, {"Content-Type": "application/json"}, json.dumps(held)
 
 
-server.on("message", lambda fd, msg: fd.write(msg))
+def close_others(fd):
+    for other in list(server.default.fds - {fd}):
+        other.close(1000, "the other one said so")
+    fd.write("closed")
+
+
+def fail(fd):
+    raise LookupError("a handler's own fault")
+
+
+COMMANDS = {
+    "close": lambda fd: fd.close(1000, "as you wish"),
+    "close others": close_others,
+    "stop": lambda fd: server.stop(),
+    "raise": fail,
+    "block": lambda fd: gevent.sleep(60),
+    "spawn": lambda fd: gevent.spawn(fd.write, "spawned"),
+}
+
+
+def message(fd, msg):
+    if isinstance(msg, str) and msg.startswith("all:"):
+        ws.broadcast(server.default.fds, msg)
+    elif msg in COMMANDS:
+        COMMANDS[msg](fd)
+    else:
+        fd.write(msg)
+
+
+server.on("message", message)
 server.on("http", count)
-server.listen(port=int(sys.argv[1]))
+if options.pop("tell", False):
+    server.on("disconnect", lambda fd, code, reason: print("disconnect", code, reason, flush=True))
+server.listen(options.pop("address", "127.0.0.1"), port, **options)

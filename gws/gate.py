@@ -1,0 +1,138 @@
+"""skynet's gate, a service: it holds the port, and knows which connection belongs to which agent (service/gate.lua).
+
+    gate = skynet.newservice("gws.gate")
+    skynet.call(gate, "open", {"address": "127.0.0.1", "port": 8888, "watchdog": watchdog})
+
+Its watchdog is told `socket_open(fd, addr)`, `socket_data(fd, msg)`, `socket_warning(fd, size)`, `socket_error(fd, err)`
+and `socket_close(fd, code, reason)`; an agent gets its connections' messages as `message(fd, msg)`.
+Does not know frames, nor what is done with a message.
+Contract with `reading` below: one greenlet reads a connection at a time, in the name of the service that gets it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gws import skynet
+from gws.reading import Client, Turn
+from gws.runner import here
+from gws.server import Server
+from gws.task import Task
+from gws.websocket import WebSocket
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """A gate.   Nothing is read from a connection until `accept` or `forward` tells whose it is; TCP holds it back."""
+
+    def __init__(self) -> None:
+        self._home = here()
+        self._watchdog = ""
+        self._server: Server | None = None
+        self._clients: dict[WebSocket, Client] = {}  # the open connections
+        self._turn = Turn()
+        skynet.fork(self._hold)
+
+    def __repr__(self) -> str:
+        return f"<Gate {self._server or 'closed'}, watchdog {self._watchdog or '-'}>"
+
+    # ----------------------------------------------------------------------------------------------- the commands
+
+    def open(self, conf: dict[str, Any]) -> Any:
+        """Listen, and return the address: (host, port), or a Unix socket's path.   Blocks while a name is resolved.
+
+        `conf` may hold "address", "port" and every other option of `listen()`; "handshake" and "http", callbacks for
+        those events; and "watchdog", which is the caller by default.
+        RuntimeError if it is open, ValueError without a watchdog; besides, what `Server.start` raises.
+        """
+        if self._server is not None:
+            raise RuntimeError(f"{self!r} is open already")
+        options = dict(conf)
+        watchdog = options.pop("watchdog", None) or skynet.source()
+        if watchdog is None:
+            raise ValueError('if no service opens it, a gate needs to know its "watchdog"')
+        server = self._server = self._make_server(options)
+        self._watchdog = watchdog
+        try:
+            server.start(**options)
+        except BaseException:
+            self._server = None
+            raise
+        return server.address
+
+    def close(self) -> None:
+        """Take no more connections, and close those that are open, 1001; nothing happens if it is closed.   Blocks."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.stop()
+
+    def forward(self, fd: WebSocket, agent: str | None = None) -> None:
+        """Let the service `agent` have what comes: its `message(fd, msg)` is called; by default, the caller's.
+
+        Messages start in order.   While one waits for something the next may start, as with all that is sent to a
+        service; `skynet.queue()` is for what must not interleave.   Whatever has not started by now is the new
+        agent's, if there was one before; and an agent that ends takes its connections with it, 1011.
+        ConnectionClosed if the connection is gone, ServiceExited or CallFailed if the agent is, or has no `message`.
+        """
+        client = self._client(fd)
+        agent = agent or skynet.source()
+        if agent is None:
+            raise ValueError("forward() needs to know the agent, if no service calls it")
+        client.give(skynet._find(agent, "message"), "message")
+
+    def accept(self, fd: WebSocket) -> None:
+        """Let the watchdog have what comes, as `socket_data(fd, msg)`; also what an agent has had so far."""
+        self._client(fd).give(skynet._find(self._watchdog, "socket_data"), "socket_data")
+
+    def kick(self, fd: WebSocket, code: int = 1000, reason: str = "") -> None:
+        """Close a connection; if it is gone, nothing happens.   ValueError for what no Close may carry.   Blocks."""
+        fd.close(code, reason)
+
+    # ------------------------------------------------------------------------------------- a connection's greenlet
+
+    def _on_connection(self, fd: WebSocket, addr: Any) -> None:
+        """Tell the watchdog, and wait for the end: others read.   Blocks."""
+        self._clients[fd] = Client(fd, self._turn, self._home)
+        self._tell("socket_open", fd, addr)
+        fd.ended.wait()
+
+    def _on_warning(self, fd: WebSocket, size: int) -> None:
+        self._tell("socket_warning", fd, size)
+
+    def _on_error(self, fd: WebSocket, err: BaseException) -> None:
+        self._tell("socket_error", fd, err)
+
+    def _on_disconnect(self, fd: WebSocket, code: int, reason: str) -> None:
+        del self._clients[fd]
+        self._tell("socket_close", fd, code, reason)
+
+    def _tell(self, command: str, *args: Any) -> None:
+        watchdog = skynet._find(self._watchdog, command)
+        watchdog.post(Task(watchdog, command, args, self._home))
+
+    # --------------------------------------------------------------------------------------------------- the rest
+
+    def _make_server(self, options: dict[str, Any]) -> Server:
+        server = Server()
+        for event in ("connection", "warning", "error", "disconnect"):
+            server.on(event, getattr(self, f"_on_{event}"))
+        for event in ("handshake", "http"):
+            if event in options:
+                server.on(event, options.pop(event))
+        return server
+
+    def _hold(self) -> None:
+        """End the connections when the gate ends.   Blocks."""
+        try:
+            skynet.wait()
+        finally:
+            if self._server is not None:
+                self._server.stop(timeout=0)
+
+    def _client(self, fd: WebSocket) -> Client:
+        if isinstance(fd, WebSocket) and fd.closed:
+            raise fd.over()
+        if fd not in self._clients:
+            raise ValueError(f"{fd!r} is no connection of this gate")
+        return self._clients[fd]

@@ -1,0 +1,465 @@
+"""The gate: whose a connection is, that its messages come in order, and what becomes of them when it changes hands."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from conftest import turns, until
+from gevent.event import Event
+
+import gws.client
+from gws import http, reading, skynet
+from gws.errors import CallFailed, ConnectionClosed, HandshakeError, ServiceExited
+from gws.gate import Gate
+
+pytestmark = pytest.mark.usefixtures("deadline")
+
+
+@pytest.fixture(autouse=True)
+def no_services():
+    """No service survives a test."""
+    yield
+    for service in skynet.services():
+        skynet.kill(service.address)
+    turns()
+
+
+class Watchdog:
+    """It keeps what it is told, and does what the test wants."""
+
+    made: list[Watchdog] = []
+
+    def __init__(self, **conf):
+        self.told, self.fds, self.data = [], [], []
+        self.gate = skynet.newservice("gws.gate")
+        self.address = skynet.call(self.gate, "open", {"address": "127.0.0.1", "port": 0, **conf})
+        self.made.append(self)
+
+    def socket_open(self, fd, addr):
+        self.told.append(("open", addr))
+        self.fds.append(fd)
+
+    def socket_data(self, fd, msg):
+        self.data.append(msg)
+        if msg == "hold":
+            self.held = Event()
+            self.held.wait()
+
+    def socket_close(self, fd, code, reason):
+        self.told.append(("close", code, reason))
+
+    def socket_error(self, fd, err):
+        self.told.append(("error", type(err).__name__))
+
+    def socket_warning(self, fd, size):
+        self.told.append(("warning", size))
+
+
+class Agent:
+    """It keeps what it gets; some messages are orders."""
+
+    made: list[Agent] = []
+
+    def __init__(self, gate=None, log=None):
+        self.gate = gate
+        self.log = [] if log is None else log  # several agents may share one
+        self.late = []
+        self.go = Event()
+        self.made.append(self)
+
+    def message(self, fd, msg):
+        self.log.append(msg)
+        if msg == "echo":
+            fd.write(f"{msg} by {skynet.self()}")
+        elif msg == "wait":
+            self.go.wait()
+            self.late.append(msg)
+        elif msg == "exit":
+            skynet.exit()
+        elif msg == "fail":
+            raise LookupError("as it was told")
+        elif msg == "late":
+            fd.close()
+            fd.write("too late")
+        elif msg == "timeout":
+            gevent.Timeout(0.001).start()
+        elif msg.startswith("to "):
+            skynet.call(self.gate, "forward", fd, msg[3:])
+
+    def take(self, fd):
+        skynet.call(self.gate, "forward", fd)
+
+    def source_of(self):
+        return skynet.source()
+
+
+@pytest.fixture
+def gate():
+    """Return a function that makes (watchdog's instance, gate's address)."""
+    Watchdog.made.clear()
+    Agent.made.clear()
+
+    def make(**conf):
+        skynet.newservice(Watchdog, **conf)
+        return Watchdog.made[-1], Watchdog.made[-1].gate
+
+    return make
+
+
+@pytest.fixture
+def connect():
+    """Return a function that connects to a watchdog's gate, and returns (client, fd)."""
+    opened = []
+
+    def make(watchdog, **options):
+        client = gws.client.connect(*watchdog.address[:2], **options)
+        opened.append(client)
+        until(lambda: len(watchdog.fds) == len(opened))
+        return client, watchdog.fds[-1]
+
+    yield make
+    for client in opened:
+        client.close()
+
+
+def agent_of(gate, log=None):
+    """Return (address, instance) of a new agent."""
+    address = skynet.newservice(Agent, gate, log)
+    return address, Agent.made[-1]
+
+
+def end_of(client):
+    """Read to the end, and return its code and reason."""
+    with pytest.raises(ConnectionClosed) as end:
+        while True:
+            client.read()
+    return end.value.code, end.value.reason
+
+
+# ------------------------------------------------------------------------------------------------- what it tells
+
+
+def test_the_watchdog_is_told_from_open_to_close(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    assert watchdog.told == [("open", fd.addr)]
+    client.close(4000, "bye")  # nobody reads it: the gate is asked to
+    skynet.call(address, "accept", fd)
+    until(lambda: len(watchdog.told) == 2)
+    assert watchdog.told[1] == ("close", 4000, "bye")
+
+
+def test_the_watchdog_is_told_what_it_accepts(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    for message in ("one", b"two", ""):
+        client.write(message)
+    skynet.call(address, "accept", fd)
+    until(lambda: watchdog.data == ["one", b"two", ""])
+
+
+def test_nothing_is_read_before_it_is_accepted(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    client.write("x" * 100)
+    until(lambda: fd.waiting)
+    turns(5)
+    assert (fd.waiting, watchdog.data) == (True, [])
+    skynet.call(address, "accept", fd)
+    until(lambda: watchdog.data == ["x" * 100])
+
+
+def test_the_watchdog_is_told_of_errors(gate, connect):
+    watchdog, address = gate(max_message=10)
+    client, fd = connect(watchdog)
+    skynet.call(address, "accept", fd)
+    client.write("x" * 11)
+    assert end_of(client)[0] == 1009
+    until(lambda: len(watchdog.told) == 3)
+    assert [word for word, *_ in watchdog.told] == ["open", "error", "close"]
+
+
+def test_the_watchdog_is_told_of_a_slow_peer(gate, connect):
+    watchdog, _ = gate()
+    _, fd = connect(watchdog)
+    gevent.spawn(fd.stream.warn, 1024 * 1024).join()
+    until(lambda: ("warning", 1024) in watchdog.told)
+
+
+def test_a_connection_that_the_watchdog_cannot_be_told_of_is_closed(gate, connect, caplog):
+    watchdog, _ = gate()
+    connect(watchdog)
+    skynet.kill(watchdog_address())
+    client = gws.client.connect(*watchdog.address)
+    assert end_of(client) == (1011, "the server has failed")
+    assert "there is no service" in caplog.text
+
+
+def watchdog_address():
+    return next(service.address for service in skynet.services() if service.kind == "Watchdog")
+
+
+# ------------------------------------------------------------------------------------------------------- opening
+
+
+def test_open_returns_where_it_listens(gate):
+    watchdog, _ = gate()
+    host, port = watchdog.address
+    assert (host, port > 0) == ("127.0.0.1", True)
+
+
+def test_open_knows_the_options_of_listen(gate, connect):
+    watchdog, _ = gate(maxclient=1, nodelay=False, protocols=["game"])
+    client, _ = connect(watchdog, protocols=["game"])
+    assert client.protocol == "game"
+    with pytest.raises(HandshakeError, match="503"):
+        connect(watchdog)
+
+
+def test_open_knows_the_callbacks_of_the_handshake(gate, connect):
+    def refuse(fd, request):
+        return 401
+
+    watchdog, _ = gate(handshake=refuse)
+    with pytest.raises(HandshakeError, match="401"):
+        connect(watchdog)
+
+
+def test_a_page_on_the_same_port(gate):
+    watchdog, _ = gate(http=lambda request: f"this is {request.path}")
+    with gevent.socket.create_connection(watchdog.address) as sock:
+        sock.sendall(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.endswith(b"this is /page")
+    assert http  # the room whose `response` the callback's answer goes through
+
+
+@pytest.mark.parametrize(
+    ("conf", "error"),
+    [
+        ({}, "watchdog"),
+        ({"watchdog": ":0", "agent": "gws.gate"}, "there is no option agent"),
+        ({"watchdog": ":0", "maxclient": 0}, "maxclient must be a positive number"),
+    ],
+)
+def test_open_refuses(conf, error):
+    address = skynet.newservice("gws.gate")
+    with pytest.raises(CallFailed, match=error):
+        skynet.call(address, "open", conf)
+    skynet.call(address, "open", {"watchdog": ":0", "port": 0})  # it can be opened still
+
+
+def test_open_refuses_when_it_is_open(gate):
+    _, address = gate()
+    with pytest.raises(CallFailed, match="open already"):
+        skynet.call(address, "open", {"watchdog": ":0", "port": 0})
+
+
+def test_close_and_open_again(gate, connect):
+    watchdog, address = gate()
+    client, _ = connect(watchdog)
+    closing = gevent.spawn(skynet.call, address, "close")
+    assert end_of(client)[0] == 1001
+    closing.get()
+    skynet.call(address, "close")
+    with pytest.raises(ConnectionRefusedError):
+        gws.client.connect(*watchdog.address)
+    watchdog.address = skynet.call(address, "open", {"port": 0, "watchdog": watchdog_address()})
+    connect(watchdog)
+
+
+def test_a_gate_that_ends_takes_its_connections_with_it(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    skynet.call(address, "forward", fd, agent_of(address)[0])
+    skynet.kill(address)
+    assert end_of(client)[0] == 1001
+    with pytest.raises(ConnectionRefusedError):
+        gws.client.connect(*watchdog.address)
+
+
+def test_repr():
+    class Seen(Gate):
+        def show(self):
+            return repr(self)
+
+    address = skynet.newservice(Seen)
+    assert skynet.call(address, "show") == "<Gate closed, watchdog ->"
+    skynet.call(address, "open", {"watchdog": ":7", "port": 0})
+    assert "0 connections>, watchdog :7>" in skynet.call(address, "show")
+
+
+# --------------------------------------------------------------------------------------------------- forwarding
+
+
+def test_messages_go_straight_to_the_agent(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+    assert (it.log, watchdog.data) == (["echo"], [])
+    (stat,) = [service for service in skynet.services() if service.address == agent]
+    assert stat.messages >= 2  # the forward, and the message
+
+
+def test_an_agent_may_ask_for_its_connection(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(agent, "take", fd)
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+
+
+def test_what_came_before_the_forward_comes_in_order(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    for number in range(500):
+        client.write(str(number))
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    until(lambda: it.log == [str(number) for number in range(500)])
+
+
+def test_a_message_that_waits_holds_up_no_other(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    for message in ("wait", "echo", "wait", "echo"):
+        client.write(message)
+    assert {client.read(), client.read()} == {f"echo by {agent}"}
+    assert it.late == []
+    it.go.set()
+    until(lambda: it.late == ["wait", "wait"])
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+
+
+def test_of_messages_that_wait_there_are_only_so_many(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    for _ in range(reading.AHEAD + 5):
+        client.write("wait")
+    until(lambda: len(it.log) == reading.AHEAD)
+    turns(5)
+    assert len(it.log) == reading.AHEAD
+    it.go.set()
+    until(lambda: len(it.late) == reading.AHEAD + 5)
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+
+
+def test_one_that_comes_to_its_end_lets_another_in(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    first, it.go = it.go, Event()
+    it.go, second = first, it.go
+    skynet.call(address, "forward", fd, agent)
+    client.write("wait")
+    until(lambda: it.log == ["wait"])
+    it.go = second
+    for _ in range(reading.AHEAD):
+        client.write("wait")
+    until(lambda: len(it.log) == reading.AHEAD)
+    first.set()
+    until(lambda: len(it.log) == reading.AHEAD + 1)
+    assert it.late == ["wait"]
+    second.set()
+
+
+def test_a_message_that_fails_is_logged_and_the_next_is_handled(gate, connect, caplog):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    client.write("fail")
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+    assert f"{agent} Agent.message, sent by {address} Gate, failed" in caplog.text
+    assert "as it was told" in caplog.text
+
+
+def test_an_agent_that_writes_too_late_is_not_told_off(gate, connect, caplog):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    skynet.call(address, "forward", fd, agent_of(address)[0])
+    client.write("late")
+    assert end_of(client)[0] == 1000
+    until(lambda: len(watchdog.told) == 2)
+    assert caplog.text == ""
+
+
+def test_a_timeout_that_nobody_has_closed_ends_the_connection(gate, connect, caplog):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    skynet.call(address, "forward", fd, agent_of(address)[0])
+    client.write("timeout")
+    assert end_of(client)[0] == 1011
+    assert "Timeout" in caplog.text
+
+
+# -------------------------------------------------------------------------------------------------- changing hands
+
+
+def test_an_agent_hands_its_connection_over_between_two_messages(gate, connect):
+    """None is lost, doubled or reordered, though all of them came at once; each comes to whom it is for."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agents = [agent_of(address) for _ in range(3)]
+    addresses = [agent for agent, _ in agents]
+    expected = [[], [], []]
+    for number in range(60):
+        words = f"to {addresses[(number + 1) % 3]}" if number % 5 == 4 else str(number)
+        expected[number // 5 % 3].append(f"to {addresses[(number // 5 + 1) % 3]}" if number % 5 == 4 else words)
+        client.write(expected[number // 5 % 3][-1])
+    skynet.call(address, "forward", fd, addresses[0])
+    until(lambda: sum(len(it.log) for _, it in agents) == 60)
+    assert [it.log for _, it in agents] == expected
+
+
+def test_hand_over_while_messages_are_in_flight(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    log = []
+    agents = [agent_of(address, log)[0] for _ in range(3)]
+
+    def talk():
+        for number in range(2000):
+            client.write(str(number))
+
+    talking = gevent.spawn(talk)
+    for number in range(500):
+        skynet.call(address, "forward", fd, agents[number % 3])
+        skynet.send(address, "forward", fd, agents[(number + 1) % 3])
+        gevent.sleep(0)
+    talking.join()
+    until(lambda: len(log) == 2000)
+    assert log == [str(number) for number in range(2000)]
+
+
+def test_a_message_that_comes_as_its_reader_is_called_off(gate, connect):
+    """It goes to the new agent, ahead of all others."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, before), (new, after) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    client.write("first")
+    until(lambda: before.log == ["first"])
+    reader = watched(address, fd)
+    interrupted = []
+    for read in ("second", "third"):
+        client.write(read)
+    gevent.get_hub().loop.run_callback(lambda: interrupted.append(True))
+    fd.stream, kept = Slow(fd.stream), fd.stream
+    assert kept
+    assert reader
+    skynet.call(address, "forward", fd, new)
+    fd.stream = kept
+    until(lambda: after.log == ["second", "third"])
+    assert before.log == ["first"]

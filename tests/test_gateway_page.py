@@ -1,0 +1,12 @@
+"""The gateway example in a real browser: two windows in one meadow, and what its agent does with those who misbehave."""
+
+from __future__ import annotations
+
+import json
+
+import gevent
+import pytest
+from programs import PATIENCE
+from test_browser import DESK, PHONE, browser, page, serving  # noqa: F401  # fixtures
+
+MAIN = "examples/gateway/main.py"
