@@ -1,7 +1,7 @@
-"""A WebSocket client: connecting, the opening handshake, the `on()` table, reconnecting.
+"""A WebSocket client: the `on()` table, reading in a greenlet of its own, keepalive, reconnecting.
 
-Knows nothing of frames.  `connect()` returns once the connection is open; a greenlet reads from then on, calls the
-handlers, or keeps the messages for `read()` where there is no `message` handler.
+Knows nothing of frames, nor how a connection is opened (see `dialing`).  `connect()` returns once it is open; a greenlet
+reads from then on, calls the handlers, or keeps the messages for `read()` where there is no `message` handler.
 
     client = gws.client.new()
     client.on("message", print)
@@ -12,13 +12,11 @@ handlers, or keeps the messages for `read()` where there is no `message` handler
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-import ssl as tls
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from time import monotonic
 from typing import Any
 
@@ -26,15 +24,14 @@ import gevent
 from gevent import getcurrent
 from gevent.event import Event
 
-from gws import deflate, handshake, http, proxy, sockethelper
+from gws.dialing import Options, dial
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.events import Events
 from gws.frame import encode_close
 from gws.keepalive import keepalive
 from gws.message import Message
-from gws.stream import Stream
-from gws.url import Pairs, Target, redirected
-from gws.websocket import Limits, WebSocket
+from gws.url import Target
+from gws.websocket import WebSocket
 
 __all__ = ["EVENTS", "Client", "Options", "connect", "new"]
 
@@ -42,42 +39,10 @@ log = logging.getLogger("gws")
 
 EVENTS = ("open", "message", "close", "ping", "pong", "error", "warning")
 
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MAX_REDIRECTS = 10
-_MAX_BODY = 4096  # bytes of a refusal's body that are read
-_PATIENCE = 2.0  # seconds that we wait for them
 _KEPT = 16  # messages kept for read(); TCP holds the peer back beyond that
 _BACKOFF = (0.5, 60.0)  # seconds: the first pause before a reconnection, and the longest
 _LASTED = 60.0  # seconds after which a connection counts as a good one, and the pauses begin anew
 _FAILURES = (Exception, gevent.Timeout)  # a Timeout is no Exception, but a handler that lets one out has failed as well
-
-
-@dataclass(frozen=True)
-class Options(Limits):
-    """The options of `connect()`, besides where to."""
-
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()  #: more header fields for the request
-    protocols: Iterable[str] = ()  #: subprotocols that we offer, the favourite first
-    origin: str | None = None  #: the Origin to send
-    timeout: float = 10  #: seconds for connecting, TLS, and the opening handshake, in all
-    max_header: int = 8192  #: bytes in the head of the response
-    ssl: tls.SSLContext | None = None  #: for wss; by default the system's roots and the host's name are checked
-    server_hostname: str | None = None  #: the name to check instead of the URL's host
-    proxy: str | bool | None = True  #: a proxy's URL; True: as the environment says; None: no proxy
-    path: str | None = None  #: a Unix socket to connect to, whatever host the URL names
-    reconnect: bool = False  #: connect anew whenever the connection is lost, with growing pauses
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("timeout", "max_header"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
-        if isinstance(self.protocols, str):
-            raise TypeError("protocols must be a sequence of str, not str")
-        # A redirect or a reconnection needs them once more: a generator would be empty by then.
-        object.__setattr__(self, "protocols", tuple(self.protocols))
-        object.__setattr__(self, "headers", tuple(http.Headers(self.headers)))
 
 
 class Client:
@@ -132,91 +97,12 @@ class Client:
         return self
 
     def _dial(self) -> WebSocket:
-        """Open a connection, following redirects (RFC 6455 section 4.1 allows it)."""
         assert self._target is not None
         self._dialing = True
         try:
-            with sockethelper.deadline(self.options.timeout, str(self._target)):
-                return self._follow(self._target, list(http.Headers(self.options.headers)))
+            return dial(self._target, self.options, self)
         finally:
             self._dialing = False
-
-    def _follow(self, target: Target, headers: Pairs) -> WebSocket:
-        for followed in range(_MAX_REDIRECTS + 1):
-            try:
-                got = self._open(target, headers)
-            except ValueError as error:
-                if not followed or isinstance(error, OSError):  # (a certificate's fault is both)
-                    raise
-                raise HandshakeError(0, f"a redirect leads nowhere: {error}") from None
-            if isinstance(got, WebSocket):
-                return got
-            target, headers = redirected(target, got, headers)
-        raise HandshakeError(0, f"more than {_MAX_REDIRECTS} redirects")
-
-    def _open(self, target: Target, headers: Pairs) -> WebSocket | str:
-        """Return the open connection, or where the server redirects us to."""
-        # A redirect by a proxy is none: whoever sits before the proxy could have sent it, TLS or not.
-        stream = Stream(self._socket(target), masked=False)
-        fd = None
-        try:
-            fd = self._shake_hands(stream, target, headers)
-            return fd
-        except HandshakeError as refusal:
-            location = http.Headers(refusal.headers).get("Location")
-            if refusal.status not in _REDIRECTS or location is None:
-                raise
-            return location
-        finally:
-            if fd is None:
-                stream.close()
-
-    def _socket(self, target: Target) -> Any:
-        options = self.options
-        context = (options.ssl or sockethelper.client_context()) if target.secure else None
-        if options.path is not None:
-            sock = sockethelper.connect_unix(options.path)
-        elif (through := _proxy(target, options)) is not None:
-            sock = proxy.open_tunnel(through, target.host, target.port)
-        else:
-            sock = sockethelper.connect(target.host, target.port)
-        if context is None:
-            return sock
-        return sockethelper.start_tls(sock, context, server_hostname=options.server_hostname or target.host)
-
-    def _shake_hands(self, stream: Stream, target: Target, headers: Pairs) -> WebSocket:
-        options, key = self.options, handshake.new_key()
-        request = handshake.upgrade_request(
-            target.host,
-            target.port,
-            target.path,
-            key=key,
-            secure=target.secure,
-            protocols=options.protocols,
-            extensions=deflate.offer(options.compression) if options.compression else None,
-            origin=options.origin,
-            headers=target.credentials + headers,
-        )
-        stream.write(request)
-        response = self._read_response(stream)
-        fd = WebSocket(stream, self, options, server=False, addr=(target.host, target.port))
-        fd.protocol = handshake.check_response(response, key, options.protocols)
-        agreed = deflate.accepted(_extensions(response), options.compression)
-        if agreed is not None and options.compression is not None:
-            fd.deflate = deflate.Deflate(agreed, options.compression, server=False)
-        fd.opened()
-        return fd
-
-    def _read_response(self, stream: Stream) -> http.Response:
-        try:
-            response = http.parse_response(stream.read_head(self.options.max_header))
-            if response.status != 101:
-                response.body = _body(stream, response)  # it tells why
-            return response
-        except EOFError:
-            raise HandshakeError(0, "the server closed the connection instead of answering") from None
-        except HandshakeError as error:  # whose status is what a server would answer
-            raise HandshakeError(0, error.args[0]) from None
 
     # ------------------------------------------------------------------------------------- the reading greenlet
 
@@ -375,34 +261,12 @@ def connect(address: str, port: int | None = None, **options: Any) -> Client:
     return Client().connect(address, port, **options)
 
 
-def _extensions(response: http.Response) -> list[deflate.Extension]:
-    try:
-        return list(handshake.extensions(response.headers))
-    except HandshakeError as error:
-        raise HandshakeError(response.status, error.args[0], response.headers) from None
-
-
-def _body(stream: Stream, response: http.Response) -> bytes:
-    """Read the beginning of a refusal's body, if its length is told, and all of it comes."""
-    length = response.headers.get("Content-Length", "0")
-    # The status says enough: it must not be lost to a body that does not come.
-    with contextlib.suppress(EOFError, ConnectionError), gevent.Timeout(_PATIENCE, False):  # type: ignore[arg-type]
-        return stream.read(min(int(length), _MAX_BODY)) if length.isdecimal() and len(length) < 10 else b""
-    return b""
-
-
 def _pauses() -> Iterator[float]:
     """Exponential back-off with jitter: a thousand clients of one server must not come back at once."""
     longest, limit = _BACKOFF
     while True:
         yield random.uniform(longest / 2, longest)
         longest = min(longest * 2, limit)
-
-
-def _proxy(target: Target, options: Options) -> str | None:
-    if isinstance(options.proxy, str):
-        return options.proxy
-    return proxy.proxy_for(str(target)) if options.proxy else None
 
 
 def _options(options: dict[str, Any]) -> Options:

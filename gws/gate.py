@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from gws import skynet
-from gws.reading import Client, Turn
+from gws.reading import Client
 from gws.runner import here
 from gws.server import Server
 from gws.task import Task
@@ -31,7 +31,6 @@ class Gate:
         self._watchdog = ""
         self._server: Server | None = None
         self._clients: dict[WebSocket, Client] = {}  # the open connections
-        self._turn = Turn()
         skynet.fork(self._hold)
 
     def __repr__(self) -> str:
@@ -70,10 +69,10 @@ class Gate:
     def forward(self, fd: WebSocket, agent: str | None = None) -> None:
         """Let the service `agent` have what comes: its `message(fd, msg)` is called; by default, the caller's.
 
-        Messages start in order.   While one waits for something the next may start, as with all that is sent to a
-        service; `skynet.queue()` is for what must not interleave.   Whatever has not started by now is the new
-        agent's, if there was one before; and an agent that ends takes its connections with it, 1011.
-        ConnectionClosed if the connection is gone, ServiceExited or CallFailed if the agent is, or has no `message`.
+        Messages are handled one after the other: the next is read when the command has returned, or by itself, with
+        `fd.read()`; `skynet.fork()` is for what takes long.   If there was an agent before, whatever has not begun by
+        now is the new one's, once the message at hand is done.   An agent that ends takes its connections with it, 1011.
+        ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has no `message`.
         """
         client = self._client(fd)
         agent = agent or skynet.source()
@@ -93,7 +92,7 @@ class Gate:
 
     def _on_connection(self, fd: WebSocket, addr: Any) -> None:
         """Tell the watchdog, and wait for the end: others read.   Blocks."""
-        self._clients[fd] = Client(fd, self._turn, self._home)
+        self._clients[fd] = Client(fd, self._home)
         self._tell("socket_open", fd, addr)
         fd.ended.wait()
 

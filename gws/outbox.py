@@ -40,7 +40,6 @@ class Outbox:
         "_late",
         "_queue",
         "_send_some",
-        "sent",
         "_sock",
         "_tls",
         "_turn",
@@ -48,6 +47,7 @@ class Outbox:
         "_write_watcher",
         "_writers",
         "pending",
+        "sent",
         "warn",
     )
 

@@ -13,10 +13,17 @@ from pathlib import Path
 
 import gevent
 import pytest
-from gevent import socket, subprocess
+from gevent import get_hub, socket
 from gevent.fileobject import FileObject
 
 import gws
+
+# On libev gevent's child watcher, once it is there, takes every child's status; on libuv gevent's Popen warns of its own
+# short sleeps.
+if type(get_hub().loop).__module__.startswith("gevent.libev"):
+    from gevent import subprocess
+else:
+    import subprocess
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20  # seconds for anything that a program is to do; a loaded machine is slow
@@ -103,10 +110,10 @@ class Program:
         pytest.fail(f"it does not listen on {port}; it said: {self.said}")
 
 
-def python(*command, **options):
-    """Start a Python program, with the gws that is tested here."""
+def python(*command, within=(), **options):
+    """Start a Python program, with the gws that is tested here; `within` is a command that starts commands."""
     flags = ["-X", "dev"] if sys.flags.dev_mode else []
-    return Program(sys.executable, *flags, *command, **options)
+    return Program(*within, sys.executable, *flags, *command, **options)
 
 
 def free_port():

@@ -21,7 +21,7 @@ from gevent.server import StreamServer
 
 import gws.client
 from gws import client as room
-from gws import http, sockethelper
+from gws import dialing, http, sockethelper
 from gws import websocket as ws
 from gws.client import EVENTS, Client, Options
 from gws.errors import ConnectionClosed, HandshakeError
@@ -480,7 +480,7 @@ class TestFaultyAnswers:
             (b"Content-Length: 0\r\n", b"no!", b""),
             (b"Content-Length: 4\r\n", b"no!", b""),
             (b"Content-Length: 9999999999\r\n", b"no!", b""),
-            (b"Content-Length: 99999\r\n", b"x" * 99999, b"x" * room._MAX_BODY),
+            (b"Content-Length: 99999\r\n", b"x" * 99999, b"x" * dialing._MAX_BODY),
             (b"Transfer-Encoding: chunked\r\n", b"3\r\nno!\r\n0\r\n\r\n", b""),
             (b"", b"no!", b""),
         ],
@@ -497,7 +497,7 @@ class TestFaultyAnswers:
             host.send(b"HTTP/1.1 403 No\r\nContent-Length: 10\r\n\r\n")
             host.rest()
 
-        monkeypatch.setattr(room, "_PATIENCE", 0.02)
+        monkeypatch.setattr(dialing, "_PATIENCE", 0.02)
         with pytest.raises(HandshakeError, match="403"):
             client().connect("127.0.0.1", host(handle))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import gevent
 import pytest
 from conftest import turns, until
 from gevent.event import Event
 
 import gws.client
-from gws import http, reading, skynet
+from gws import reading, skynet
 from gws.errors import CallFailed, ConnectionClosed, HandshakeError, ServiceExited
 from gws.gate import Gate
 
@@ -74,6 +76,13 @@ class Agent:
         elif msg == "wait":
             self.go.wait()
             self.late.append(msg)
+        elif msg == "read":
+            self.late.append(fd.read())
+        elif msg == "work":
+            begun = perf_counter()
+            while perf_counter() < begun + 0.01:
+                pass
+            fd.write("done")
         elif msg == "exit":
             skynet.exit()
         elif msg == "fail":
@@ -112,7 +121,7 @@ def connect():
     opened = []
 
     def make(watchdog, **options):
-        client = gws.client.connect(*watchdog.address[:2], **options)
+        client = gws.client.connect(*watchdog.address, **{"close_timeout": 0.05, **options})
         opened.append(client)
         until(lambda: len(watchdog.fds) == len(opened))
         return client, watchdog.fds[-1]
@@ -141,10 +150,12 @@ def end_of(client):
 
 def test_the_watchdog_is_told_from_open_to_close(gate, connect):
     watchdog, address = gate()
-    client, fd = connect(watchdog)
+    client, fd = connect(watchdog, close_timeout=5)
     assert watchdog.told == [("open", fd.addr)]
-    client.close(4000, "bye")  # nobody reads it: the gate is asked to
+    closing = gevent.spawn(client.close, 4000, "bye")  # which nobody hears yet
+    turns()
     skynet.call(address, "accept", fd)
+    closing.join()
     until(lambda: len(watchdog.told) == 2)
     assert watchdog.told[1] == ("close", 4000, "bye")
 
@@ -231,7 +242,6 @@ def test_a_page_on_the_same_port(gate):
         sock.sendall(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert answer.endswith(b"this is /page")
-    assert http  # the room whose `response` the callback's answer goes through
 
 
 @pytest.mark.parametrize(
@@ -323,54 +333,44 @@ def test_what_came_before_the_forward_comes_in_order(gate, connect):
     until(lambda: it.log == [str(number) for number in range(500)])
 
 
-def test_a_message_that_waits_holds_up_no_other(gate, connect):
+def test_the_next_message_is_read_when_the_one_before_has_been_handled(gate, connect):
     watchdog, address = gate()
     client, fd = connect(watchdog)
+    other, other_fd = connect(watchdog)
     agent, it = agent_of(address)
-    skynet.call(address, "forward", fd, agent)
-    for message in ("wait", "echo", "wait", "echo"):
+    for each in (fd, other_fd):
+        skynet.call(address, "forward", each, agent)
+    for message in ("wait", "one", "two"):
         client.write(message)
-    assert {client.read(), client.read()} == {f"echo by {agent}"}
-    assert it.late == []
-    it.go.set()
-    until(lambda: it.late == ["wait", "wait"])
-    client.write("echo")
-    assert client.read() == f"echo by {agent}"
-
-
-def test_of_messages_that_wait_there_are_only_so_many(gate, connect):
-    watchdog, address = gate()
-    client, fd = connect(watchdog)
-    agent, it = agent_of(address)
-    skynet.call(address, "forward", fd, agent)
-    for _ in range(reading.AHEAD + 5):
-        client.write("wait")
-    until(lambda: len(it.log) == reading.AHEAD)
-    turns(5)
-    assert len(it.log) == reading.AHEAD
-    it.go.set()
-    until(lambda: len(it.late) == reading.AHEAD + 5)
-    client.write("echo")
-    assert client.read() == f"echo by {agent}"
-
-
-def test_one_that_comes_to_its_end_lets_another_in(gate, connect):
-    watchdog, address = gate()
-    client, fd = connect(watchdog)
-    agent, it = agent_of(address)
-    first, it.go = it.go, Event()
-    it.go, second = first, it.go
-    skynet.call(address, "forward", fd, agent)
-    client.write("wait")
     until(lambda: it.log == ["wait"])
-    it.go = second
-    for _ in range(reading.AHEAD):
-        client.write("wait")
-    until(lambda: len(it.log) == reading.AHEAD)
-    first.set()
-    until(lambda: len(it.log) == reading.AHEAD + 1)
-    assert it.late == ["wait"]
-    second.set()
+    other.write("echo")
+    assert other.read() == f"echo by {agent}"  # that of another connection does not wait
+    assert it.log == ["wait", "echo"]
+    it.go.set()
+    until(lambda: it.log == ["wait", "echo", "one", "two"])
+
+
+def test_a_command_may_read_on_by_itself(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    for message in ("read", "one", "echo"):
+        client.write(message)
+    assert client.read() == f"echo by {agent}"
+    assert (it.log, it.late) == (["read", "echo"], ["one"])
+
+
+def test_the_time_that_an_agent_takes_is_its_own(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    gevent.sleep(0.05)  # it does nothing
+    client.write("work")
+    client.read()
+    (stat,) = [service for service in skynet.services() if service.address == agent]
+    assert 0.01 <= stat.time < 0.05
 
 
 def test_a_message_that_fails_is_logged_and_the_next_is_handled(gate, connect, caplog):
@@ -415,9 +415,10 @@ def test_an_agent_hands_its_connection_over_between_two_messages(gate, connect):
     addresses = [agent for agent, _ in agents]
     expected = [[], [], []]
     for number in range(60):
-        words = f"to {addresses[(number + 1) % 3]}" if number % 5 == 4 else str(number)
-        expected[number // 5 % 3].append(f"to {addresses[(number // 5 + 1) % 3]}" if number % 5 == 4 else words)
-        client.write(expected[number // 5 % 3][-1])
+        has = number // 5 % 3
+        words = f"to {addresses[(has + 1) % 3]}" if number % 5 == 4 else str(number)
+        expected[has].append(words)
+        client.write(words)
     skynet.call(address, "forward", fd, addresses[0])
     until(lambda: sum(len(it.log) for _, it in agents) == 60)
     assert [it.log for _, it in agents] == expected
@@ -443,7 +444,7 @@ def test_hand_over_while_messages_are_in_flight(gate, connect):
     assert log == [str(number) for number in range(2000)]
 
 
-def test_a_message_that_comes_as_its_reader_is_called_off(gate, connect):
+def test_a_message_that_comes_as_its_reader_is_called_off(gate, connect, monkeypatch):
     """It goes to the new agent, ahead of all others."""
     watchdog, address = gate()
     client, fd = connect(watchdog)
@@ -451,15 +452,178 @@ def test_a_message_that_comes_as_its_reader_is_called_off(gate, connect):
     skynet.call(address, "forward", fd, old)
     client.write("first")
     until(lambda: before.log == ["first"])
-    reader = watched(address, fd)
-    interrupted = []
-    for read in ("second", "third"):
-        client.write(read)
-    gevent.get_hub().loop.run_callback(lambda: interrupted.append(True))
-    fd.stream, kept = Slow(fd.stream), fd.stream
-    assert kept
-    assert reader
+    monkeypatch.setattr(reading.Reader, "interrupt", lambda self: None)  # it comes too late
     skynet.call(address, "forward", fd, new)
-    fd.stream = kept
+    for message in ("second", "third"):
+        client.write(message)
     until(lambda: after.log == ["second", "third"])
     assert before.log == ["first"]
+
+
+def test_forward_twice_at_once(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (first, _), (second, between), (third, it) = (agent_of(address) for _ in range(3))
+    skynet.call(address, "forward", fd, first)
+    turns()
+    skynet.send(address, "forward", fd, second)
+    skynet.send(address, "forward", fd, third)
+    client.write("echo")
+    assert client.read() == f"echo by {third}"
+    assert (between.log, it.log) == ([], ["echo"])
+
+
+def test_forward_to_the_one_that_has_it(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    for _ in range(3):
+        skynet.call(address, "forward", fd, agent)
+        client.write("echo")
+        assert client.read() == f"echo by {agent}"
+
+
+def test_from_the_watchdog_to_an_agent_and_back(gate, connect):
+    """Whoever has it may give it away in the middle of a message: the next comes when that is done."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, it = agent_of(address)
+    skynet.call(address, "accept", fd)
+    for message in ("hold", "wait", "back"):
+        client.write(message)
+    until(lambda: watchdog.data == ["hold"])
+    skynet.call(address, "forward", fd, agent)
+    turns()
+    assert it.log == []
+    watchdog.held.set()
+    until(lambda: it.log == ["wait"])
+    skynet.call(address, "accept", fd)
+    it.go.set()
+    until(lambda: watchdog.data == ["hold", "back"])
+    assert it.log == ["wait"]
+
+
+def test_the_agent_that_gave_it_away_may_end(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, _), (new, it) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    turns()
+    skynet.send(address, "forward", fd, new)
+    skynet.kill(old)
+    client.write("echo")
+    assert client.read() == f"echo by {new}"
+    third, _ = agent_of(address)
+    client.write("wait")
+    until(lambda: it.log == ["echo", "wait"])
+    skynet.call(address, "forward", fd, third)
+    skynet.kill(new)  # in the middle of a message
+    client.write("echo")
+    assert client.read() == f"echo by {third}"
+
+
+def test_kick_while_the_connection_changes_hands(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, _), (new, _) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    skynet.send(address, "kick", fd, 4000, "enough")
+    skynet.send(address, "forward", fd, new)
+    assert end_of(client) == (4000, "enough")
+    until(lambda: len(watchdog.told) == 2)
+
+
+# ------------------------------------------------------------------------------------------------ agents that end
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "waiting"])
+def test_an_agent_that_ends_takes_only_its_connection_with_it(gate, connect, how):
+    watchdog, address = gate()
+    clients = [connect(watchdog) for _ in range(2)]
+    agents = [agent_of(address)[0] for _ in range(2)]
+    for (_, fd), agent in zip(clients, agents):
+        skynet.call(address, "forward", fd, agent)
+    turns()
+    (dying, _), (other, _) = clients
+    if how == "exit":
+        dying.write("exit")
+    else:
+        if how == "waiting":
+            dying.write("wait")
+            until(lambda: Agent.made[0].log)
+        skynet.kill(agents[0])
+    assert end_of(dying) == (1011, "the agent has ended")
+    until(lambda: watchdog.told[-1][:2] == ("close", 1011))
+    other.write("echo")
+    assert other.read() == f"echo by {agents[1]}"
+
+
+def test_an_agent_that_ends_before_it_has_read_anything(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.send(address, "forward", fd, agent)
+    gevent.get_hub().loop.run_callback(lambda: gevent.get_hub().loop.run_callback(skynet.kill, agent))
+    assert end_of(client) == (1011, "the agent has ended")
+
+
+def test_an_agent_that_ends_while_it_gives_the_connection_away(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, _), (new, _) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    turns()
+    skynet.send(address, "forward", fd, new)
+    gevent.get_hub().loop.run_callback(skynet.kill, new)
+    assert end_of(client) == (1011, "the agent has ended")
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_a_connection_that_is_gone(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    skynet.call(address, "kick", fd, 4000, "enough")
+    assert end_of(client) == (4000, "enough")
+    until(lambda: fd.closed)
+    for command in (("forward", fd, agent_of(address)[0]), ("accept", fd)):
+        with pytest.raises(CallFailed, match="4000 enough") as failed:
+            skynet.call(address, *command)
+        assert isinstance(failed.value.__cause__, ConnectionClosed)
+    skynet.call(address, "kick", fd)  # it is gone, which was the point
+
+
+def test_what_is_no_connection(gate):
+    _, address = gate()
+    with pytest.raises(CallFailed, match="'nobody' is no connection of this gate"):
+        skynet.call(address, "forward", "nobody", agent_of(address)[0])
+
+
+@pytest.mark.parametrize(
+    ("agent", "kind", "words"),
+    [
+        (":0", ServiceExited, "there is no service ':0'"),
+        ("watchdog", CallFailed, "Watchdog.message: no such command; there are: socket_close"),
+        (None, ValueError, "needs to know the agent"),
+    ],
+)
+def test_an_agent_that_is_none(gate, connect, agent, kind, words):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    with pytest.raises(CallFailed, match=words) as failed:
+        skynet.call(address, "forward", fd, watchdog_address() if agent == "watchdog" else agent)
+    assert isinstance(failed.value.__cause__, kind)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)  # the connection is none the worse
+    client.write("echo")
+    assert client.read() == f"echo by {agent}"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1005, ""), (99, ""), (1000, "r" * 124)])
+def test_kick_refuses_what_no_close_may_carry(gate, connect, code, reason):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    with pytest.raises(CallFailed):
+        skynet.call(address, "kick", fd, code, reason)
+    assert not fd.closed

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import gevent
-import pytest
-from programs import PATIENCE
 from test_browser import DESK, PHONE, browser, page, serving  # noqa: F401  # fixtures
 
 MAIN = "examples/gateway/main.py"

@@ -18,7 +18,7 @@ from conftest import until
 from gevent.event import Event
 from programs import free_port, python
 
-from gws import http, sockethelper
+from gws import http, opening, signals, sockethelper
 from gws import server as room
 from gws import websocket as ws
 from gws.deflate import Compression
@@ -757,11 +757,11 @@ class TestOptions:
     def test_nodelay(self, nodelay, serve, enter, monkeypatch):
         seen = []
 
-        def stream(sock, *, masked, kind=room.Stream):
+        def stream(sock, *, masked, kind=opening.Stream):
             seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             return kind(sock, masked=masked)
 
-        monkeypatch.setattr(room, "Stream", stream)
+        monkeypatch.setattr(opening, "Stream", stream)
         enter(serve(nodelay=nodelay))
         assert seen == [nodelay]
 
@@ -872,7 +872,7 @@ class TestRefusals:
         assert peer.answer()[::2] == (405, b"the method must be GET (RFC 6455 section 4.2.1)\n")
 
     def test_who_never_hangs_up_is_cut(self, serve, knock, monkeypatch):
-        monkeypatch.setattr(room, "_LINGER", 0.02)
+        monkeypatch.setattr(opening, "_LINGER", 0.02)
         server = serve()
         peer = knock(server, PLAIN)
         assert peer.head().status == 426
@@ -988,7 +988,7 @@ class TestPlainRequests:
         assert diary.of("http") == []
 
     def test_a_large_page_for_a_slow_reader(self, serve, knock, monkeypatch):
-        monkeypatch.setattr(room, "_LINGER", 0.05)
+        monkeypatch.setattr(opening, "_LINGER", 0.05)
         page = bytes(range(256)) * 48 * 1024  # more than the kernel takes at once
         peer = knock(serve(on={"http": lambda asked: page}), PLAIN)
         assert peer.head().status == 200
@@ -996,7 +996,7 @@ class TestPlainRequests:
         assert peer.rest() == page
 
     def test_one_that_does_not_read_it(self, serve, knock, monkeypatch):
-        monkeypatch.setattr(room, "_LINGER", 0.05)
+        monkeypatch.setattr(opening, "_LINGER", 0.05)
         server = serve(on={"http": lambda asked: bytes(64 * MIB)}, handshake_timeout=0.05)
         knock(server, PLAIN)
         until(lambda: server._greenlets)
@@ -1250,7 +1250,7 @@ class TestListen:
         greenlets(server.stop)
         assert stopping.goodbye() == (1001, "")
         listening.join()
-        assert not room._heard
+        assert not signals._heard
 
     def test_a_kill_stops_it(self, enter):
         server = Server()

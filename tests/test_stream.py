@@ -17,6 +17,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -1191,7 +1192,8 @@ def test_two_floods_share_the_turns(tcp_pair: Any, greenlets: Any) -> None:
     until(lambda: len(log) == sum(counts.values()))
     runs = [(name, len(list(run))) for name, run in itertools.groupby(log)]
     contested = list(itertools.takewhile(lambda run: run[1], runs))[:-1]  # the last one has the loop for itself
-    assert max(length for _, length in contested) <= SCRATCH // len(frame) + 1
+    # On a slow machine a batch may rest, and its end come together with the next one.
+    assert max(length for _, length in contested) <= 2 * (SCRATCH // len(frame) + 1)
     assert len(runs) >= 6
 
 
@@ -1217,7 +1219,63 @@ def test_a_flood_leaves_the_hub_to_the_others(tcp_pair: Any, greenlets: Any) -> 
     greenlets(reader)
     until(lambda: read == count)
     steps = [after - before for before, after in itertools.pairwise([*seen, read])]
-    assert max(steps) <= SCRATCH // len(frame) + 1
+    assert max(steps) <= 2 * (SCRATCH // len(frame) + 1)
+
+
+@pytest.fixture
+def toiling(pair: Any, greenlets: Any) -> Any:
+    """A stream with 100 frames in one batch, each of which costs a millisecond; and what was done, in order."""
+    stream, peer = pair()
+    log: list[Any] = []
+
+    def read() -> None:
+        try:
+            for number in range(100):
+                with gevent.Timeout(5):
+                    stream.read_frame(MIB)
+                log.append(number)
+                end = time.monotonic() + 0.001
+                while time.monotonic() < end:
+                    pass
+        except (EOFError, gevent.Timeout) as error:
+            log.append(type(error))
+
+    toiler = greenlets(read)
+    turns(1)
+    peer.sendall(wire(FIN | BINARY, b"x") * 100)
+    until(lambda: log)  # it rests for the first time
+    return SimpleNamespace(stream=stream, log=log, greenlet=toiler)
+
+
+def test_a_batch_that_takes_long_leaves_the_others_their_turn(toiling: Any, pair: Any, reader: Any) -> None:
+    quiet, peer = pair()
+    reading = reader(quiet)
+    turns(1)
+    peer.sendall(wire(*HELLO))
+    until(lambda: reading.got)
+    assert len(toiling.log) < 60
+    until(lambda: len(toiling.log) == 100)
+    assert toiling.log == list(range(100))
+
+
+def test_who_rests_is_still_the_reader(toiling: Any) -> None:
+    assert toiling.stream.reading
+    with pytest.raises(RuntimeError):
+        toiling.stream.read_frame(MIB)
+    until(lambda: len(toiling.log) == 100)
+
+
+def test_closing_ends_a_rest(toiling: Any) -> None:
+    toiling.stream.close()
+    until(lambda: toiling.log[-1] is EOFError)
+
+
+def test_an_interrupted_rest_loses_nothing(toiling: Any) -> None:
+    toiling.greenlet.kill(gevent.Timeout())
+    assert toiling.log.pop() is gevent.Timeout
+    done = len(toiling.log)
+    for _ in range(100 - done):
+        assert toiling.stream.read_frame(MIB) == (FIN | BINARY, b"x")
 
 
 # ---------------------------------------------------------------------------------------------------------- 7. TLS

@@ -2,8 +2,8 @@
 
 import json
 import time
-from itertools import combinations, count, product
-from math import dist, hypot
+from itertools import count, permutations
+from math import dist
 from random import random
 
 import gws.websocket as ws
@@ -15,18 +15,16 @@ TICK, STEP, RADIUS, LIGHTS, GOAL = 1 / 20, 0.018, 0.022, 12, 15  # lengths are p
 class Dot:
     def __init__(self, number, name):
         self.number, self.name, self.lights = number, name, 0
-        self.x, self.y = self.to = random(), random()
+        self.at = self.to = random(), random()
 
-    def move(self, x, y, most):
-        part = min(1, most / (dist((x, y), (self.x, self.y)) or 1))
-        self.x = min(1, max(0, self.x + (x - self.x) * part))
-        self.y = min(1, max(0, self.y + (y - self.y) * part))
+    def move(self, to, most):
+        part = min(1, most / (dist(to, self.at) or 1))
+        self.at = [round(min(1, max(0, here + (there - here) * part)), 4) for here, there in zip(self.at, to)]
 
 
 class World:
     def __init__(self):
-        self.dots, self.numbers = {}, count(1)
-        self.lights = {next(self.numbers): (random(), random()) for _ in range(LIGHTS)}
+        self.dots, self.lights, self.numbers = {}, {}, count(1)  # dots: connection -> Dot; lights: number -> place
         skynet.fork(self.run)
 
     def enter(self, fd, name):
@@ -42,23 +40,21 @@ class World:
     def run(self):
         while True:
             skynet.sleep(TICK - time.monotonic() % TICK)
-            winner = self.turn(self.dots.values())
-            dots = [(dot.number, dot.name, round(dot.x, 4), round(dot.y, 4), dot.lights) for dot in self.dots.values()]
+            winner = self.turn([*self.dots.values()])
+            dots = [(dot.number, dot.name, *dot.at, dot.lights) for dot in self.dots.values()]
             ws.broadcast(self.dots, json.dumps({"dots": dots, "lights": self.lights, "winner": winner}))
 
     def turn(self, dots):  # everybody moves, shoves, and takes the lights within reach; return who has won by that
         for dot in dots:
-            dot.move(*dot.to, STEP)
-        for one, other in combinations(dots, 2):
-            across, down = one.x - other.x, one.y - other.y
-            if hypot(across, down) < 2 * RADIUS:
-                one.move(one.x + across, one.y + down, STEP / 2)
-                other.move(other.x - across, other.y - down, STEP / 2)
-        for dot, light in product(dots, list(self.lights)):
-            if light in self.lights and dist((dot.x, dot.y), self.lights[light]) < 1.5 * RADIUS:
-                del self.lights[light]
-                self.lights[next(self.numbers)] = random(), random()
-                dot.lights += 1
+            dot.move(dot.to, STEP)
+        for one, other in permutations(dots, 2):
+            if dist(one.at, other.at) < 2 * RADIUS:
+                one.move([2 * mine - yours for mine, yours in zip(one.at, other.at)], STEP / 2)
+        for dot in dots:
+            near = [number for number, at in self.lights.items() if dist(at, dot.at) < 1.5 * RADIUS]
+            dot.lights += sum(1 for number in near if self.lights.pop(number))
+        while len(self.lights) < LIGHTS:
+            self.lights[next(self.numbers)] = random(), random()
         winner = next((dot.name for dot in dots if dot.lights >= GOAL), None)
         for dot in dots:
             dot.lights *= winner is None

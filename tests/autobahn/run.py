@@ -95,26 +95,27 @@ def environment_for(stream):
 
 
 def run(wstest, stream, role, environment, options):
-    """Run the cases in one role on one stream; return how many verdicts there are, and how many have changed."""
+    """Run the cases in one role on one stream; return how many things were judged, and how many are wrong."""
     outdir = options.reports.absolute() / f"{stream}-{role}"
     outdir.mkdir(parents=True, exist_ok=True)
     print(f"{role}, {stream} stream, cases: {len(options.cases)}", flush=True)
     began = time.monotonic()
     cases = ["*"] if options.cases == select(["*"]) else options.cases  # with "*", a case that is new to us shows
-    with (outdir / f"{role}.log").open("wb") as log:
-        peer = {"env": environment, "stderr": log}
-        ROLES[role](wstest, outdir, cases, peer, options.timeout)
+    with (outdir / f"{role}.log").open("w+") as log:
+        status = ROLES[role](wstest, outdir, cases, {"env": environment, "stderr": log}, options.timeout)
+        log.seek(0)
+        said = log.read()
     found = suite.verdicts(outdir, AGENT)
     changes = compare(EXPECTED[role], options.cases, found)
-    print(f"    {time.monotonic() - began:.0f} s; the reports are in {outdir}")
-    for case, was, now in changes:
-        print(f"    {case}: {' / '.join(now)}, expected {' / '.join(was)}")
-    sys.stdout.flush()
-    return len({*options.cases, *found}), len(changes)
+    faults = [f"{case}: {' / '.join(now)}, expected {' / '.join(was)}" for case, was, now in changes]
+    if status or said:  # a handler that fails need not change a verdict
+        faults.append(f"our {role} ended with status {status} and {said.count(chr(10))} lines in {outdir}/{role}.log")
+    print(f"    {time.monotonic() - began:.0f} s; the reports are in {outdir}", *faults, sep="\n    ", flush=True)
+    return len({*options.cases, *found}) + bool(status or said), len(faults)
 
 
 def run_server(wstest, outdir, cases, peer, timeout):
-    """Have the fuzzing client go through the cases against our server."""
+    """Have the fuzzing client go through the cases against our server; return its status if it did not survive."""
     command = [sys.executable, HERE / "server.py"]
     with suite.running(command, stdout=subprocess.PIPE, text=True, **peer) as server:
         url = server.stdout.readline().strip()
@@ -122,19 +123,17 @@ def run_server(wstest, outdir, cases, peer, timeout):
             raise CannotRun(f"our server did not start: see {outdir}/server.log")
         with suite.fuzzing_client(wstest, outdir, cases, AGENT, url) as fuzzer:
             wait(fuzzer, timeout)
-        if server.poll() is not None:
-            print(f"    our server is gone, status {server.returncode}: see {outdir}/server.log")
+        return server.poll()
 
 
 def run_client(wstest, outdir, cases, peer, timeout):
-    """Have our client go through the cases with the fuzzing server, and ask that one for its reports."""
+    """Have our client go through the cases with the fuzzing server, which then reports; return our client's status."""
     with suite.fuzzing_server(wstest, outdir, cases) as url:
         peer["env"] = {**peer["env"], "AUTOBAHN_URL": url, "AUTOBAHN_AGENT": AGENT}
         with suite.running([sys.executable, HERE / "client.py"], **peer) as client:
             wait(client, timeout)
-        if client.returncode:
-            print(f"    our client has failed, status {client.returncode}: see {outdir}/client.log")
         ask_for_reports(url)
+    return client.returncode
 
 
 ROLES = {"server": run_server, "client": run_client}

@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidHeaderFormat, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import parse_extension
 
-from gws.deflate import NAME, Compression, Deflate, Parameters, accept, accepted, offer
+from gws.deflate import NAME, Compression, Deflate, accept, accepted, offer
 from gws.errors import HandshakeError
 from gws.handshake import Headers, extensions
 

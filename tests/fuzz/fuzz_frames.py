@@ -27,7 +27,8 @@ from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 
 from gws.deflate import Compression, Deflate, Parameters
 from gws.errors import ConnectionClosed
-from gws.frame import BINARY, CLOSE, FIN, PING, PONG, RSV1, TEXT as TEXT_FRAME, decode_close, decode_header, encode_header, mask
+from gws.frame import BINARY, CLOSE, FIN, PING, PONG, RSV1, decode_close, decode_header, encode_header, mask
+from gws.frame import TEXT as TEXT_FRAME
 from gws.websocket import Limits, WebSocket
 
 __all__ = ["CASES", "EXCUSES", "check"]

@@ -16,7 +16,14 @@ from heads import ACCEPT, KEY, heads, values
 from hypothesis import strategies as st
 
 from gws.errors import HandshakeError
-from gws.handshake import accept_response, check_response, encode_response, parse_request, parse_response, upgrade_request
+from gws.handshake import (
+    accept_response,
+    check_response,
+    encode_response,
+    parse_request,
+    parse_response,
+    upgrade_request,
+)
 
 __all__ = ["CASES", "EXCUSES", "check"]
 

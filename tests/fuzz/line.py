@@ -19,6 +19,7 @@ __all__ = ["Line", "line", "turn"]
 
 _WRITE = 2
 _PATIENCE = 20_000  # turns of the loop in one step
+_QUIET = 3  # turns in which nothing moves
 
 
 class Line:
@@ -41,7 +42,11 @@ class Line:
     def interrupt(self, task: gevent.Greenlet) -> None:
         """Throw a Timeout into a greenlet, which has to end by it.   Blocks."""
         task.kill(gevent.Timeout(), block=False)
-        self._patiently(lambda: task.dead)
+        for _ in range(_PATIENCE):
+            turn()
+            if task.dead:
+                return
+        raise self._hangs()
 
     def feed(self, data: bytes, settle: bool = True) -> None:
         """Send bytes as the peer; with `settle`, wait until all that follows from them has happened.   Blocks."""
@@ -80,8 +85,16 @@ class Line:
 
     def settle(self) -> None:
         """Turn the loop until all is read and taken, and everybody waits or is done.   Blocks."""
-        self._patiently(lambda: self.take() or (self.settled() and not self.stream.pending))
-        turn()
+        quiet = 0
+        for _ in range(_PATIENCE):
+            turn()
+            before = len(self.taken)
+            self.take()
+            # More than once, since a stream may rest (see outbox.Rest) while it looks as if it waited.
+            quiet = quiet + 1 if self.settled() and not self.stream.pending and len(self.taken) == before else 0
+            if quiet == _QUIET:
+                return
+        raise self._hangs()
 
     def settled(self) -> bool:
         """Tell whether whoever reads has read all that there is."""
@@ -94,12 +107,8 @@ class Line:
         self.take()
         self._peer.close()
 
-    def _patiently(self, condition: Callable[[], Any]) -> None:
-        for _ in range(_PATIENCE):
-            turn()
-            if condition():
-                return
-        raise AssertionError(f"{self.stream!r} hangs: {[task for task in self._tasks if not task.dead]}")
+    def _hangs(self) -> AssertionError:
+        return AssertionError(f"{self.stream!r} hangs: {[task for task in self._tasks if not task.dead]}")
 
 
 @contextmanager
@@ -112,30 +121,13 @@ def line(kind: Any, *, masked: bool) -> Iterator[Line]:
         it.close()
 
 
-class _Turner:
-    """Turns the loop: a descriptor that can always be written is found ready by each poll."""
-
-    def __init__(self) -> None:
-        self._hub = get_hub()
-        reading, self._descriptor = os.pipe()
-        self._reading = reading
-        self._watcher = self._hub.loop.io(self._descriptor, _WRITE)
-
-    def __call__(self) -> None:
-        self._hub.wait(self._watcher)
-
-    def close(self) -> None:
-        self._watcher.close()
-        os.close(self._descriptor)
-        os.close(self._reading)
-
-
-_turners: dict[Any, _Turner] = {}
+_always_writable = os.pipe()[1]
+_watchers: dict[Any, Any] = {}
 
 
 def turn() -> None:
     """Let the loop poll once, and call whom that concerns.   Blocks."""
     hub = get_hub()
-    if hub not in _turners:
-        _turners[hub] = _Turner()
-    _turners[hub]()
+    if hub not in _watchers:
+        _watchers[hub] = hub.loop.io(_always_writable, _WRITE)
+    hub.wait(_watchers[hub])

@@ -1,7 +1,7 @@
 """python tests/peers/counted.py PORT [OPTIONS]   --   an echo server that tells over HTTP what it holds: GET /.
 
 OPTIONS are those of listen(), in JSON.   With "tell", each disconnect is told on standard output.   Some texts are commands:
-"all:..." is broadcast, "close" closes the connection that sent it, "close others" all others, "stop" stops the server,
+"join" and "all:..." are for broadcasts, "close" closes the connection that sent it, "close others" all others, "stop" stops the server,
 "raise" raises, "block" sleeps for a minute, and "spawn" answers from a greenlet of its own.
 """
 
@@ -26,6 +26,14 @@ def count(request):
     return 200, {"Content-Type": "application/json"}, json.dumps(held)
 
 
+room = set()
+
+
+def join(fd):
+    room.add(fd)
+    fd.write("joined")
+
+
 def close_others(fd):
     for other in list(server.default.fds - {fd}):
         other.close(1000, "the other one said so")
@@ -37,6 +45,7 @@ def fail(fd):
 
 
 COMMANDS = {
+    "join": join,
     "close": lambda fd: fd.close(1000, "as you wish"),
     "close others": close_others,
     "stop": lambda fd: server.stop(),
@@ -48,7 +57,7 @@ COMMANDS = {
 
 def message(fd, msg):
     if isinstance(msg, str) and msg.startswith("all:"):
-        ws.broadcast(server.default.fds, msg)
+        ws.broadcast(room, msg)
     elif msg in COMMANDS:
         COMMANDS[msg](fd)
     else:
@@ -56,6 +65,7 @@ def message(fd, msg):
 
 
 server.on("message", message)
+server.on("disconnect", lambda fd, code, reason: room.discard(fd))
 server.on("http", count)
 if options.pop("tell", False):
     server.on("disconnect", lambda fd, code, reason: print("disconnect", code, reason, flush=True))

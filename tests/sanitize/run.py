@@ -1,6 +1,7 @@
 """Pass the compiled stream's tests under AddressSanitizer and UndefinedBehaviorSanitizer, with GCC.
 
     python tests/sanitize/run.py [what pytest takes]
+    python tests/sanitize/run.py --fuzz [what tests/fuzz/fuzzing.py takes]
 
 The stream is built anew, in a copy of gws and its tests that is thrown away afterwards; of the tests, those of the
 plain stream are left out.  The first error ends the run.
@@ -21,7 +22,7 @@ import greenlet
 __all__ = ["build", "environment", "main"]
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("test_stream.py", "test_outbox.py", "test_twins.py", "test_websocket.py")
+TESTS = ("test_stream.py", "test_outbox.py", "test_twins.py", "test_websocket.py", "test_websocket_end.py")
 
 # What each is for:
 #   -fno-sanitize-recover    what UBSan finds ends the run, as what ASan finds does: nobody reads a warning
@@ -31,10 +32,7 @@ TESTS = ("test_stream.py", "test_outbox.py", "test_twins.py", "test_websocket.py
 #                            This also ends use-after-scope and use-after-return, whose marks go wrong in the same way.
 #   -fstack-protector-all    so a canary behind every frame watches the local arrays instead; it travels with the frame
 #   -fno-wrapv -UNDEBUG      Python's own flags make signed overflow legal, and assertions silent
-FLAGS = """
-    -shared -fPIC -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined
-    -fno-sanitize-recover=all --param=asan-stack=0 -fstack-protector-all -fno-wrapv -UNDEBUG
-""".split()
+FLAGS = ["-shared", "-fPIC", "-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "--param=asan-stack=0", "-fstack-protector-all", "-fno-wrapv", "-UNDEBUG"]
 
 # Nobody but the stream is instrumented: neither Python nor libstdc++ brings ASan along, so both sanitizers come first by
 # LD_PRELOAD.  libstdc++ comes with them, or ASan does not find the `throw` that it wants to wrap: greenlet throws.
@@ -45,7 +43,8 @@ SETTINGS = {
     "PYTHONMALLOC": "malloc",
     # Python and gevent leave much for the end of the process to free, which counts as leaked.  What a stream leaks is
     # tested by tracemalloc, in test_stream.
-    "ASAN_OPTIONS": "detect_leaks=0",
+    # What ends in a signal is shown in C, though pytest's faulthandler would rather show it in Python.
+    "ASAN_OPTIONS": "detect_leaks=0:handle_abort=2:handle_segv=2",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
 
@@ -56,11 +55,18 @@ def main(arguments: list[str]) -> int:
         scratch = Path(directory)
         built = build(scratch)
         print(f"built {built.name}; the tests follow", flush=True)
-        # Captured by descriptor, a sanitizer's last words would be lost.
-        options = ["--capture=sys", "-p", "no:cacheprovider", "-p", "compiled_only"]
-        tests = [f"tests/{name}" for name in TESTS]
-        command = [sys.executable, "-m", "pytest", *options, *(arguments or ["-q", *tests])]
+        command = fuzzers(arguments[1:]) if arguments[:1] == ["--fuzz"] else tests(arguments)
         return subprocess.run(command, cwd=scratch, env=environment(scratch), check=False).returncode
+
+
+def tests(arguments: list[str]) -> list[str]:
+    # Captured by descriptor, a sanitizer's last words would be lost.
+    options = ["--capture=sys", "-p", "no:cacheprovider", "-p", "compiled_only"]
+    return [sys.executable, "-m", "pytest", *options, *(arguments or ["-q", *(f"tests/{name}" for name in TESTS)])]
+
+
+def fuzzers(arguments: list[str]) -> list[str]:
+    return [sys.executable, "tests/fuzz/fuzzing.py", *(arguments or ["twins", "frames"]), "--engine", "hypothesis"]
 
 
 def build(scratch: Path) -> Path:
