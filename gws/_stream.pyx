@@ -226,6 +226,7 @@ cdef class Turn:
         self.loop = hub.loop
         self.resting = Rest(hub.loop)
         self.late = []
+        self.entropy, self.drawn = b"", 0
         self.epoll = -1
         self.scratch = <char *>PyMem_Malloc(PREFIX + SCRATCH)
         self.out = <char *>PyMem_Malloc(MAX_HEADER + SMALL)
@@ -470,7 +471,7 @@ cdef class Stream:
         if self._wrong is not None:
             raise self._wrong
         try:
-            if self._left_begin < self._left_end and self._is_spent():
+            if self._left_begin < self._left_end and (self._reader is not None or self._is_spent()):
                 self._park(True)
             while True:
                 if self._left_begin < self._left_end:

@@ -1,7 +1,7 @@
 """A WebSocket client: the `on()` table, reading in a greenlet of its own, keepalive, reconnecting.
 
-Knows nothing of frames, nor how a connection is opened (see `dialing`).  `connect()` returns once it is open; a greenlet
-reads from then on, calls the handlers, or keeps the messages for `read()` where there is no `message` handler.
+Knows nothing of frames, nor how a connection is opened (see `dialing`).  `connect()` returns once it is open; a
+greenlet reads from then on, calls the handlers, or keeps the messages for `read()` where there is no `message` handler.
 
     client = gws.client.new()
     client.on("message", print)

@@ -3,8 +3,8 @@
     gate = skynet.newservice("gws.gate")
     skynet.call(gate, "open", {"address": "127.0.0.1", "port": 8888, "watchdog": watchdog})
 
-Its watchdog is told `socket_open(fd, addr)`, `socket_data(fd, msg)`, `socket_warning(fd, size)`, `socket_error(fd, err)`
-and `socket_close(fd, code, reason)`; an agent gets its connections' messages as `message(fd, msg)`.
+Its watchdog is told `socket_open(fd, addr)`, `socket_data(fd, msg)`, `socket_warning(fd, size)`,
+`socket_error(fd, err)` and `socket_close(fd, code, reason)`; an agent gets its clients' messages: `message(fd, msg)`.
 Does not know frames, nor what is done with a message.
 Contract with `reading` below: one greenlet reads a connection at a time, in the name of the service that gets it.
 """
@@ -62,16 +62,17 @@ class Gate:
 
     def close(self) -> None:
         """Take no more connections, and close those that are open, 1001; nothing happens if it is closed.   Blocks."""
-        if self._server is not None:
-            server, self._server = self._server, None
+        server = self._server
+        if server is not None:
             server.stop()
+            self._server = None if self._server is server else self._server
 
     def forward(self, fd: WebSocket, agent: str | None = None) -> None:
         """Let the service `agent` have what comes: its `message(fd, msg)` is called; by default, the caller's.
 
         Messages are handled one after the other: the next is read when the command has returned, or by itself, with
-        `fd.read()`; `skynet.fork()` is for what takes long.   If there was an agent before, whatever has not begun by
-        now is the new one's, once the message at hand is done.   An agent that ends takes its connections with it, 1011.
+        `fd.read()`; `skynet.fork()` is for what takes long.   If another agent has the connection, nothing is lost: the
+        new one begins when the message at hand is done.   An agent that ends takes its connections with it, 1011.
         ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has no `message`.
         """
         client = self._client(fd)
@@ -86,7 +87,8 @@ class Gate:
 
     def kick(self, fd: WebSocket, code: int = 1000, reason: str = "") -> None:
         """Close a connection; if it is gone, nothing happens.   ValueError for what no Close may carry.   Blocks."""
-        fd.close(code, reason)
+        if not (isinstance(fd, WebSocket) and fd.closed):
+            self._client(fd).fd.close(code, reason)
 
     # ------------------------------------------------------------------------------------- a connection's greenlet
 

@@ -136,7 +136,7 @@ class Stream(Outbox):
         """
         if self._wrong is not None:
             raise self._wrong
-        if self._pos < len(self._data) and self._is_spent():
+        if self._pos < len(self._data) and (self._reader is not None or self._is_spent()):
             self._park(rest=True)
         try:
             while not (self._ahead or self._next_header()) or not self._payload_is_whole(limit, partial, text):

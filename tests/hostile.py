@@ -28,7 +28,9 @@ DEFLATE = {"Sec-WebSocket-Extensions": "permessage-deflate"}
 def hello(line="GET / HTTP/1.1", more="", **changes):
     """Encode an opening request; X_Y=... changes the header X-Y, None leaves it out; `more` are further lines."""
     fields = HELLO | {name.replace("_", "-"): value for name, value in changes.items()}
-    return "".join([line, "\r\n", *(f"{k}: {v}\r\n" for k, v in fields.items() if v is not None), more, "\r\n"]).encode()
+    return "".join(
+        [line, "\r\n", *(f"{k}: {v}\r\n" for k, v in fields.items() if v is not None), more, "\r\n"]
+    ).encode()
 
 
 def wire(first, payload=b""):
@@ -121,8 +123,9 @@ class Target:
 
     def attack(self, data=None, **options):
         """Connect, and say something."""
-        self._attackers.append(Attacker(self.port, data, **options))
-        return self._attackers[-1]
+        attacker = Attacker(self.port, data, **options)
+        self._attackers.append(attacker)
+        return attacker
 
     def enter(self, **changes):
         """Open a WebSocket."""
@@ -162,9 +165,11 @@ def serving(kind, **options):
     with python("tests/peers/counted.py", port, json.dumps(options), environment=environment) as program:
         program.wait_until_it_listens(port)
         target = Target(program, port)
-        yield target
-        for attacker in target._attackers:
-            attacker.sock.close()
+        try:
+            yield target
+        finally:
+            for attacker in target._attackers:
+                attacker.sock.close()
         assert program.stop() == 0
         assert "Traceback" not in program.said
         assert "Assertion" not in program.said

@@ -1,21 +1,19 @@
 """The world, a square: it moves everybody, and tells everybody where everybody is, 20 times a second."""
 
 import json
-import time
-from itertools import count, permutations
+from itertools import count, permutations, product
 from math import dist
 from random import random
+from time import monotonic
 
-import gws.websocket as ws
-from gws import skynet
+from gws import skynet, websocket
 
 TICK, STEP, RADIUS, LIGHTS, GOAL = 1 / 20, 0.018, 0.022, 12, 15  # lengths are parts of the world's
 
 
 class Dot:
-    def __init__(self, number, name):
-        self.number, self.name, self.lights = number, name, 0
-        self.at = self.to = random(), random()
+    def __init__(self, name):
+        self.name, self.lights, self.at, self.to = name, 0, (random(), random()), (0.5, 0.5)
 
     def move(self, to, most):
         part = min(1, most / (dist(to, self.at) or 1))
@@ -28,8 +26,8 @@ class World:
         skynet.fork(self.run)
 
     def enter(self, fd, name):
-        self.dots[fd] = Dot(next(self.numbers), name)
-        ws.broadcast([fd], json.dumps({"you": self.dots[fd].number, "goal": GOAL, "radius": RADIUS}))
+        self.dots[fd] = Dot(name)
+        websocket.broadcast([fd], json.dumps({"you": fd.number, "goal": GOAL, "radius": RADIUS}))
 
     def steer(self, fd, *to):
         self.dots[fd].to = to
@@ -39,10 +37,10 @@ class World:
 
     def run(self):
         while True:
-            skynet.sleep(TICK - time.monotonic() % TICK)
-            winner = self.turn([*self.dots.values()])
-            dots = [(dot.number, dot.name, *dot.at, dot.lights) for dot in self.dots.values()]
-            ws.broadcast(self.dots, json.dumps({"dots": dots, "lights": self.lights, "winner": winner}))
+            skynet.sleep(TICK - monotonic() % TICK)
+            winners = self.turn([*self.dots.values()])
+            dots = [(fd.number, dot.name, *dot.at, dot.lights) for fd, dot in self.dots.items()]
+            websocket.broadcast(self.dots, json.dumps({"dots": dots, "lights": self.lights, "winners": winners}))
 
     def turn(self, dots):  # everybody moves, shoves, and takes the lights within reach; return who has won by that
         for dot in dots:
@@ -50,12 +48,12 @@ class World:
         for one, other in permutations(dots, 2):
             if dist(one.at, other.at) < 2 * RADIUS:
                 one.move([2 * mine - yours for mine, yours in zip(one.at, other.at)], STEP / 2)
-        for dot in dots:
-            near = [number for number, at in self.lights.items() if dist(at, dot.at) < 1.5 * RADIUS]
-            dot.lights += sum(1 for number in near if self.lights.pop(number))
+        for dot, number in product(dots, list(self.lights)):
+            if number in self.lights and dist(dot.at, self.lights[number]) < 1.5 * RADIUS:
+                dot.lights += bool(self.lights.pop(number))
         while len(self.lights) < LIGHTS:
             self.lights[next(self.numbers)] = random(), random()
-        winner = next((dot.name for dot in dots if dot.lights >= GOAL), None)
-        for dot in dots:
-            dot.lights *= winner is None
-        return winner
+        winners = [dot.name for dot in dots if dot.lights >= GOAL]
+        for dot in dots if winners else ():
+            dot.lights = 0
+        return winners

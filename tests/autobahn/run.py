@@ -4,7 +4,8 @@ The suite is the one installed in the folder that AUTOBAHN_DIR names, or in ~/.c
 setup.sh installs it: the one in ../shared/autobahn (from the project's root) or in the folder that AUTOBAHN_SUITE
 names.  Without such a script, or without a Python 2.7, docker runs the image crossbario/autobahn-testsuite.
 
-Exit status: 0 all verdicts are as expected, 1 some are not, 2 there are no verdicts, 3 there is no suite.
+Exit status: 0 all verdicts are as expected, 1 some are not (or our peer has logged something), 2 there are no
+verdicts, 3 there is no suite.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ def join(fd):
 
 
 def close_others(fd):
+    gevent.sleep(0.2)  # by now others may be here, too
     for other in list(server.default.fds - {fd}):
         other.close(1000, "the other one said so")
     fd.write("closed")
