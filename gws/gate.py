@@ -79,11 +79,11 @@ class Gate:
         agent = agent or skynet.source()
         if agent is None:
             raise ValueError("forward() needs to know the agent, if no service calls it")
-        client.give(skynet._find(agent, "message"), "message")
+        client.give(skynet.find(agent, "message"), "message")
 
     def accept(self, fd: WebSocket) -> None:
         """Let the watchdog have what comes, as `socket_data(fd, msg)`; also what an agent has had so far."""
-        self._client(fd).give(skynet._find(self._watchdog, "socket_data"), "socket_data")
+        self._client(fd).give(skynet.find(self._watchdog, "socket_data"), "socket_data")
 
     def kick(self, fd: WebSocket, code: int = 1000, reason: str = "") -> None:
         """Close a connection; if it is gone, nothing happens.   ValueError for what no Close may carry.   Blocks."""
@@ -109,7 +109,7 @@ class Gate:
         self._tell("socket_close", fd, code, reason)
 
     def _tell(self, command: str, *args: Any) -> None:
-        watchdog = skynet._find(self._watchdog, command)
+        watchdog = skynet.find(self._watchdog, command)
         watchdog.post(Task(watchdog, command, args, self._home))
 
     # --------------------------------------------------------------------------------------------------- the rest

@@ -32,6 +32,7 @@ __all__ = [
     "call",
     "error",
     "exit",
+    "find",
     "fork",
     "kill",
     "name",
@@ -88,7 +89,7 @@ def call(address: str, command: str, *args: Any) -> Any:
     ends before it answers; ServiceError if everybody would wait for everybody.   After a `gevent.Timeout` the late
     answer is dropped.
     """
-    service = _find(address, command)
+    service = find(address, command)
     task = Task(service, command, args, here())
     _refuse_endless(task, current())
     service.post(task)
@@ -103,7 +104,7 @@ def send(address: str, command: str, *args: Any) -> None:
 
     ServiceExited if there is no such service, CallFailed if there is no such command.
     """
-    service = _find(address, command)
+    service = find(address, command)
     service.post(Task(service, command, args, here()))
 
 
@@ -231,7 +232,7 @@ def _commands_of(cls: type) -> frozenset[str]:
     return _commands[cls]
 
 
-def _find(address: str, command: str) -> Service:
+def find(address: str, command: str) -> Service:
     """Return a living service that has the command."""
     service = _living(address)
     if command not in service.commands:

@@ -15,7 +15,8 @@ from gws.task import Task
 
 __all__ = ["Stat", "stat"]
 
-INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task", "gws.runner")  # modules that nobody looks for
+# Modules that nobody looks for.
+INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task", "gws.runner", "gws.websocket", "gws.stream", "gws.reading")
 
 
 class Stat(NamedTuple):

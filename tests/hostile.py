@@ -12,6 +12,7 @@ import gevent
 from gevent import socket
 from programs import PATIENCE, free_port, python
 
+from gws import sockethelper
 from gws.frame import CLOSE, FIN, RSV1, TEXT, decode_close, decode_header, encode_header
 
 MIB = 1024 * 1024
@@ -38,12 +39,18 @@ def wire(first, payload=b""):
     return encode_header(first, len(payload), bytes(4)) + payload
 
 
+def connect(port):
+    """Return a gevent socket.   (gevent's own connect() would ask its resolver, in threads that stay for a while.)"""
+    sock = socket.socket(fileno=sockethelper.connect("127.0.0.1", port).detach())
+    sock.settimeout(PATIENCE)
+    return sock
+
+
 class Attacker:
     """A socket whose other end is the server's; what the server makes of it is told."""
 
-    def __init__(self, port, data=None, context=None, timeout=PATIENCE):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout)
-        self.sock.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY, 1)
+    def __init__(self, port, data=None):
+        self.sock = connect(port)
         self._data = b""
         if data is not None:
             self.send(data)
@@ -121,9 +128,9 @@ class Target:
         self.program, self.port, self.pid = program, port, program._process.pid
         self._attackers = []
 
-    def attack(self, data=None, **options):
+    def attack(self, data=None):
         """Connect, and say something."""
-        attacker = Attacker(self.port, data, **options)
+        attacker = Attacker(self.port, data)
         self._attackers.append(attacker)
         return attacker
 
@@ -133,7 +140,7 @@ class Target:
 
     def held(self):
         """Ask the server what it holds."""
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
+        with connect(self.port) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
         return json.loads(answer.partition(b"\r\n\r\n")[2])

@@ -18,8 +18,7 @@ from time import monotonic
 
 import gevent
 import pytest
-from gevent import socket
-from hostile import MIB, attacked, hello, serving, wire
+from hostile import MIB, attacked, connect, hello, serving, wire
 from programs import PATIENCE, free_port, python
 
 from gws import keepalive
@@ -238,10 +237,10 @@ def test_a_clock_that_jumps(jump, monkeypatch):
     served.on("disconnect", lambda fd, code, reason: ended.append((monotonic(), code, reason)))
     served.start(port=0, ping_interval=0.2, ping_timeout=0.2, handshake_timeout=0.5)
     try:
-        with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as silent, contextlib.ExitStack() as stack:
+        with connect(served.port) as silent, contextlib.ExitStack() as stack:
             silent.sendall(hello())
             assert b" 101 " in silent.recv(4096)
-            slow = stack.enter_context(socket.create_connection(("127.0.0.1", served.port), PATIENCE))
+            slow = stack.enter_context(connect(served.port))
             now = time.time
             began = monotonic()
             monkeypatch.setattr(time, "time", lambda: now() + jump)
