@@ -18,7 +18,15 @@ twins: Any = importlib.import_module("fuzz_twins")
 
 FOUND = {
     "a compressed frame, and a limit near the largest there is": twins.Reading(
-        masked=False, rsv=0x40, limit=2**63 - 1, text=False, refuses=False, echo=False, head=0, data=b"\xc1\x00", cuts=[]
+        masked=False,
+        rsv=0x40,
+        limit=2**63 - 1,
+        text=False,
+        refuses=False,
+        echo=False,
+        head=0,
+        data=b"\xc1\x00",
+        cuts=[],
     ),
 }
 

@@ -37,7 +37,9 @@ class Case(NamedTuple):
 
 
 NAMES = st.sampled_from([*FLAGS, *BITS, *BITS, "x", "a b", ""])
-NUMBERS = st.sampled_from(["", "7", "8", "9", "10", "15", "16", "08", '"10"', '"1\\0"', '"', '"a b"', "-8", "x", " 9", "9 "])
+NUMBERS = st.sampled_from(
+    ["", "7", "8", "9", "10", "15", "16", "08", '"10"', '"1\\0"', '"', '"a b"', "-8", "x", " 9", "9 "]
+)
 PARAMETERS = st.one_of(NAMES, st.builds("{}={}".format, NAMES, NUMBERS), values())
 SPACED = st.sampled_from(["; ", ";", " ;\t", ";;"])
 ELEMENTS = st.builds(
@@ -46,7 +48,9 @@ ELEMENTS = st.builds(
     st.lists(PARAMETERS, max_size=4),
     SPACED,
 )
-HEADERS = st.one_of(st.lists(ELEMENTS, max_size=3).map(", ".join), st.lists(ELEMENTS, max_size=3).map(",".join), values())
+HEADERS = st.one_of(
+    st.lists(ELEMENTS, max_size=3).map(", ".join), st.lists(ELEMENTS, max_size=3).map(",".join), values()
+)
 COMPRESSIONS = st.builds(
     Compression,
     threshold=st.just(0),
@@ -57,8 +61,13 @@ COMPRESSIONS = st.builds(
     server_no_context_takeover=st.booleans(),
     client_no_context_takeover=st.booleans(),
 )
-TEXTS = st.one_of(st.binary(max_size=40), st.builds(lambda seed, n: (seed + b"abcdefgh") * n, st.binary(max_size=9), st.integers(0, 400)))
-CASES = st.builds(Case, HEADERS.map(lambda header: header.strip(" \t")), COMPRESSIONS, COMPRESSIONS, st.lists(TEXTS, max_size=4))
+TEXTS = st.one_of(
+    st.binary(max_size=40),
+    st.builds(lambda seed, n: (seed + b"abcdefgh") * n, st.binary(max_size=9), st.integers(0, 400)),
+)
+CASES = st.builds(
+    Case, HEADERS.map(lambda header: header.strip(" \t")), COMPRESSIONS, COMPRESSIONS, st.lists(TEXTS, max_size=4)
+)
 
 
 def check(case: Case) -> None:

@@ -35,11 +35,35 @@ __all__ = ["CASES", "EXCUSES", "check"]
 
 MIB = 1 << 20
 NO_CLOSE = 1006
-CODES = [999, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1011, 1012, 1013, 1014, 1015, 1016, 2999, 3000, 4999, 5000]
+CODES = [
+    999,
+    1000,
+    1001,
+    1002,
+    1003,
+    1004,
+    1005,
+    1006,
+    1007,
+    1011,
+    1012,
+    1013,
+    1014,
+    1015,
+    1016,
+    2999,
+    3000,
+    4999,
+    5000,
+]
 
 # What gws says of an end, what the oracle says of it, and why both may stand.
 EXCUSES = [
-    ("1002 (a length is not in its short|a control frame is long)", "", "websockets takes lengths in any form (RFC 6455 section 5.2)"),
+    (
+        "1002 (a length is not in its short|a control frame is long)",
+        "",
+        "websockets takes lengths in any form (RFC 6455 section 5.2)",
+    ),
     ("1002", "1009", "websockets looks at a length before it looks at what else is wrong with the frame"),
     ("1007 cannot inflate", "1002", "websockets has no code of its own for a broken DEFLATE stream"),
     ("1007 too many final DEFLATE blocks", "", "websockets knows no final blocks"),
@@ -98,7 +122,9 @@ def messages(draw: Any, server: bool, deflater: Any) -> Iterator[bytes]:
         first = (FIN if i == len(parts) - 1 else 0) | (0 if i else opcode)
         data += frame(first, part, draw(KEY) if server else None)
         if draw(st.integers(0, 4)) == 0:
-            data += frame(FIN | draw(st.sampled_from([PING, PONG])), draw(st.binary(max_size=5)), draw(KEY) if server else None)
+            data += frame(
+                FIN | draw(st.sampled_from([PING, PONG])), draw(st.binary(max_size=5)), draw(KEY) if server else None
+            )
     return data
 
 

@@ -33,7 +33,9 @@ class Case(NamedTuple):
 
 SOME = st.one_of(
     st.binary(max_size=60),
-    st.builds(lambda seed, n: (seed * n)[:200_000], st.binary(min_size=1, max_size=20), st.sampled_from([1, 30, 1000, 10_000])),
+    st.builds(
+        lambda seed, n: (seed * n)[:200_000], st.binary(min_size=1, max_size=20), st.sampled_from([1, 30, 1000, 10_000])
+    ),
 )
 FLUSHES = st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH, zlib.Z_FINISH, zlib.Z_NO_FLUSH])
 
@@ -46,7 +48,9 @@ def payloads(draw: Any) -> bytes:
     data = b""
     for _ in range(draw(st.integers(1, 3))):
         strategy = draw(st.sampled_from([zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY]))
-        deflater = zlib.compressobj(draw(st.sampled_from([0, 1, 6])), zlib.DEFLATED, -draw(st.integers(9, 15)), 8, strategy)
+        deflater = zlib.compressobj(
+            draw(st.sampled_from([0, 1, 6])), zlib.DEFLATED, -draw(st.integers(9, 15)), 8, strategy
+        )
         data += deflater.compress(draw(SOME)) + deflater.flush(draw(FLUSHES))
     if draw(st.booleans()) and data.endswith(TAIL):
         data = data[:-4]

@@ -51,8 +51,12 @@ class Case(NamedTuple):
 
 
 FIRSTS = st.one_of(
-    st.sampled_from(["GET / HTTP/1.1", "GET / HTTP/1.0", "POST / HTTP/1.1", "GET  / HTTP/1.1", "GET /", "", "GET / HTTP/2.0"]),
-    st.sampled_from(["OPTIONS * HTTP/1.1", "GET http://example.org/x HTTP/1.1", "GET ws://EXAMPLE.org?q HTTP/1.1", "G@T / HTTP/1.1"]),
+    st.sampled_from(
+        ["GET / HTTP/1.1", "GET / HTTP/1.0", "POST / HTTP/1.1", "GET  / HTTP/1.1", "GET /", "", "GET / HTTP/2.0"]
+    ),
+    st.sampled_from(
+        ["OPTIONS * HTTP/1.1", "GET http://example.org/x HTTP/1.1", "GET ws://EXAMPLE.org?q HTTP/1.1", "G@T / HTTP/1.1"]
+    ),
     st.text("/?#%aé\x7f ", max_size=8).map(lambda target: f"GET /{target} HTTP/1.1"),
 )
 PROTOCOLS = st.sampled_from([[], ["chat"], ["superchat", "chat"], ["a", "chat"]])
@@ -109,7 +113,9 @@ def agrees_with_h11(head: bytes, request: Any) -> None:
     assert isinstance(event, h11.Request)
     assert request.method.encode() == event.method
     target = event.target.decode()
-    assert request.target == target or (target.lower().startswith(("http", "ws")) and target.endswith(request.target[1:]))
+    assert request.target == target or (
+        target.lower().startswith(("http", "ws")) and target.endswith(request.target[1:])
+    )
     assert grouped(request.headers) == grouped((n.decode(), v.decode("latin-1")) for n, v in event.headers)
 
 
@@ -125,7 +131,7 @@ def grouped(fields: Any) -> dict[str, list[str]]:
 
 def answered_alike(request: Any, protocols: list[str], response: bytes, protocol: str | None) -> None:
     """Compare gws's answer with that of websockets to the same headers."""
-    oracle = ServerProtocol(subprotocols=None if not protocols else protocols, extensions=None)
+    oracle = ServerProtocol(subprotocols=protocols if protocols else None, extensions=None)
     oracle.select_subprotocol = lambda offered: protocol  # the client's order counts here, the server's there
     theirs = oracle.accept(Request(request.target, Headers(list(request.headers))))
     if theirs.status_code != 101:

@@ -56,10 +56,23 @@ class Outgoing(NamedTuple):
 
 
 FIRSTS = st.one_of(
-    st.sampled_from(["HTTP/1.1 200 OK", "HTTP/1.1 101", "HTTP/1.0 101 X", "HTTP/1.0 404 ", "HTTP/2 200", "", "HTTP/1.1 099 X", "HTTP/1.1 600 X"]),
+    st.sampled_from(
+        [
+            "HTTP/1.1 200 OK",
+            "HTTP/1.1 101",
+            "HTTP/1.0 101 X",
+            "HTTP/1.0 404 ",
+            "HTTP/2 200",
+            "",
+            "HTTP/1.1 099 X",
+            "HTTP/1.1 600 X",
+        ]
+    ),
     st.builds("HTTP/1.{} {} {}".format, st.integers(0, 2), st.integers(0, 700), values()),
 )
-NAMES = st.one_of(st.sampled_from(["X-A", "Server", "Content-Type", "Set-Cookie", "Content-Length", "Connection", "Host"]), values())
+NAMES = st.one_of(
+    st.sampled_from(["X-A", "Server", "Content-Type", "Set-Cookie", "Content-Length", "Connection", "Host"]), values()
+)
 LONE = st.sampled_from(["\u2028", "\u0100", "a\u010a b", "\ud800", "\u0130"])  # whose low bytes say something else
 TEXTS = st.one_of(values(), values(), LONE)
 OUT = st.builds(
@@ -71,7 +84,9 @@ OUT = st.builds(
     st.one_of(st.none(), st.just("chat"), TEXTS),
     st.binary(max_size=5),
 )
-CASES = st.one_of(st.builds(Incoming, st.one_of(heads(SOUND, FIRSTS), st.binary(max_size=40)), st.sampled_from([[], ["chat"]])), OUT)
+CASES = st.one_of(
+    st.builds(Incoming, st.one_of(heads(SOUND, FIRSTS), st.binary(max_size=40)), st.sampled_from([[], ["chat"]])), OUT
+)
 
 
 def check(case: Incoming | Outgoing) -> None:
@@ -108,7 +123,11 @@ def agrees_with_h11(head: bytes, response: Any) -> None:
 def h11_reads(data: bytes) -> Any:
     """Return the response that h11 finds in what a client gets."""
     oracle = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
-    oracle.send(h11.Request(method="GET", target="/", headers=[("Host", "x"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]))
+    oracle.send(
+        h11.Request(
+            method="GET", target="/", headers=[("Host", "x"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        )
+    )
     oracle.send(h11.EndOfMessage())
     oracle.receive_data(data)
     return oracle.next_event()

@@ -68,7 +68,9 @@ def wires(draw: Any, masked: bool) -> bytes:
     payload, key = draw(PAYLOAD), draw(KEY)
     masked ^= draw(st.integers(0, 19)) == 0
     claimed = draw(st.sampled_from([0, 1, 2**63 - 1, 2**64 - 1, 127, 65536])) if draw(st.integers(0, 19)) == 0 else None
-    header = bytearray(encode_header(draw(FIRST), len(payload) if claimed is None else claimed, key if masked else None))
+    header = bytearray(
+        encode_header(draw(FIRST), len(payload) if claimed is None else claimed, key if masked else None)
+    )
     if draw(st.integers(0, 19)) == 0:  # another form of the length
         header[1] = header[1] & 0x80 | draw(st.sampled_from([126, 127]))
     return bytes(header) + (mask(payload, key) if masked else payload)
@@ -78,7 +80,11 @@ def wires(draw: Any, masked: bool) -> bytes:
 def readings(draw: Any) -> Reading:
     masked = draw(st.booleans())
     head = draw(st.sampled_from([0, 0, 0, 20, 1000]))
-    data = draw(st.one_of(st.just(b"GET / HTTP/1.1\r\n\r\n"), st.text("\r\nx", max_size=40).map(str.encode))) if head else b""
+    data = (
+        draw(st.one_of(st.just(b"GET / HTTP/1.1\r\n\r\n"), st.text("\r\nx", max_size=40).map(str.encode)))
+        if head
+        else b""
+    )
     data += b"".join(draw(st.lists(wires(masked), max_size=6)))
     return Reading(
         masked,
@@ -89,7 +95,11 @@ def readings(draw: Any) -> Reading:
         draw(st.booleans()),
         head,
         data,
-        draw(st.lists(st.tuples(st.integers(0, 1 << 20), st.sampled_from(["settle", "early", "late", "go on"])), max_size=8)),
+        draw(
+            st.lists(
+                st.tuples(st.integers(0, 1 << 20), st.sampled_from(["settle", "early", "late", "go on"])), max_size=8
+            )
+        ),
     )
 
 

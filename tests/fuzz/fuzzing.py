@@ -71,7 +71,6 @@ def load(name: str) -> Any:
 def property_of(fuzzer: Any, **options: Any) -> Callable[[], None]:
     """Return the fuzzer as what hypothesis calls a test."""
 
-
     def holds(case: Any) -> None:
         fuzzer.check(case)
 

@@ -29,7 +29,9 @@ def values() -> Any:
 
 def names(common: list[str]) -> Any:
     some = st.sampled_from(common)
-    return st.one_of(some, some.map(str.swapcase), st.sampled_from(["X", "", "Content-Length", "Transfer-Encoding", "a b", "é"]))
+    return st.one_of(
+        some, some.map(str.swapcase), st.sampled_from(["X", "", "Content-Length", "Transfer-Encoding", "a b", "é"])
+    )
 
 
 @st.composite

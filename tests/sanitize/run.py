@@ -32,7 +32,19 @@ TESTS = ("test_stream.py", "test_outbox.py", "test_twins.py", "test_websocket.py
 #                            This also ends use-after-scope and use-after-return, whose marks go wrong in the same way.
 #   -fstack-protector-all    so a canary behind every frame watches the local arrays instead; it travels with the frame
 #   -fno-wrapv -UNDEBUG      Python's own flags make signed overflow legal, and assertions silent
-FLAGS = ["-shared", "-fPIC", "-g", "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "--param=asan-stack=0", "-fstack-protector-all", "-fno-wrapv", "-UNDEBUG"]
+FLAGS = [
+    "-shared",
+    "-fPIC",
+    "-g",
+    "-O1",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "--param=asan-stack=0",
+    "-fstack-protector-all",
+    "-fno-wrapv",
+    "-UNDEBUG",
+]
 
 # Nobody but the stream is instrumented: neither Python nor libstdc++ brings ASan along, so both sanitizers come first by
 # LD_PRELOAD.  libstdc++ comes with them, or ASan does not find the `throw` that it wants to wrap: greenlet throws.
