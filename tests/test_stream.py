@@ -1404,5 +1404,5 @@ def test_both_show_the_same_face() -> None:
     public = {name for name in dir(room.Plain) if not name.startswith("_")}
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
     reads, writes = {"read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
-    ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "reading", "unread", "warn", "rsv"}
+    ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
     assert public == reads | writes | ends | tells
