@@ -24,19 +24,32 @@ KINDS = [Plain] if Stream is Plain else [Plain, Stream]
 REFUSED = 0xFE  # never in UTF-8
 SMALL = 16 * 1024  # bytes that both streams take up to the same border; of larger frames, one may show more
 
-FIRST = st.one_of(
-    st.sampled_from([FIN | 1, FIN | 2, 1, 2, 0, FIN | 0, FIN | 8, FIN | 9, FIN | 10, FIN | RSV1 | 1, RSV1 | 2]),
-    st.integers(0, 255),
-)
+RARELY = st.sampled_from([False] * 15 + [True])
+SOUND = st.sampled_from([FIN | 1, FIN | 1, FIN | 1, FIN | 2, 1, 2, 0, FIN | 0, FIN | 8, FIN | 9, FIN | 10])
 SIZES = st.sampled_from([0, 1, 7, 8, 125, 126, 127, 255, 16_384, 16_385, 65_535, 65_536, 70_000, 300_000])
 TEXT = st.text(max_size=40).map(str.encode)
+BROKEN = "e080 eda0 f490 c080 c341 e282 e28241 f09f91 80 f080 efbfbf ed9fbf f48fbfbf fe"
+ODD = [bytes.fromhex(text) for text in BROKEN.split()]
 PAYLOAD = st.one_of(
     st.binary(max_size=40),
     TEXT,
-    st.tuples(TEXT, st.binary(max_size=3), TEXT).map(b"".join),
+    st.tuples(TEXT, st.one_of(st.sampled_from(ODD), st.binary(max_size=3)), TEXT).map(b"".join),
     st.builds(lambda size, end: b"x" * (size - len(end)) + end, SIZES, TEXT),
 )
 KEY = st.one_of(st.binary(min_size=4, max_size=4), st.just(bytes(4)))
+# Lengths at all borders, in every form; a function of the mask's bit.
+LENGTHS = st.builds(
+    lambda form, length: (
+        lambda bit: bytes([bit | form]) + (length % (1 << 8 * form_size(form))).to_bytes(form_size(form), "big")
+    ),
+    st.sampled_from([126, 127]),
+    st.sampled_from([0, 1, 125, 126, 127, 65535, 65536, 65537, 1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]),
+)
+CUTS = st.one_of(st.integers(0, 30), st.integers(0, 1 << 20))
+
+
+def form_size(form: int) -> int:
+    return 2 if form == 126 else 8
 
 
 class Reading(NamedTuple):
@@ -61,45 +74,44 @@ class Writing(NamedTuple):
 
 
 @st.composite
-def wires(draw: Any, masked: bool) -> bytes:
+def wires(draw: Any, masked: bool, rsv: int = 0) -> bytes:
     """Return a frame, nearly one, or anything else."""
-    if draw(st.integers(0, 9)) == 0:
+    if draw(RARELY):
         return draw(st.binary(max_size=20))  # type: ignore[no-any-return]
-    payload, key = draw(PAYLOAD), draw(KEY)
-    masked ^= draw(st.integers(0, 19)) == 0
-    claimed = draw(st.sampled_from([0, 1, 2**63 - 1, 2**64 - 1, 127, 65536])) if draw(st.integers(0, 19)) == 0 else None
-    header = bytearray(
-        encode_header(draw(FIRST), len(payload) if claimed is None else claimed, key if masked else None)
-    )
-    if draw(st.integers(0, 19)) == 0:  # another form of the length
-        header[1] = header[1] & 0x80 | draw(st.sampled_from([126, 127]))
-    return bytes(header) + (mask(payload, key) if masked else payload)
+    first, payload, key = draw(SOUND), draw(PAYLOAD), draw(KEY)
+    if first & 8:
+        payload = payload[:125]
+    elif first & 3:
+        first |= draw(st.sampled_from([0, rsv]))
+    if draw(RARELY):
+        first = draw(st.integers(0, 255))
+    masked ^= draw(RARELY)
+    header = encode_header(first, len(payload), key if masked else None)
+    if draw(RARELY):
+        header = header[:1] + draw(LENGTHS)(0x80 * masked) + (key if masked else b"")
+    return header + (mask(payload, key) if masked else payload)
+
+
+HEADS = st.one_of(st.just(b"GET / HTTP/1.1\r\n\r\n"), st.text("\r\nx", max_size=40).map(str.encode))
+BEHIND = st.sampled_from(["settle", "settle", "early", "late", "go on"])
 
 
 @st.composite
 def readings(draw: Any) -> Reading:
-    masked = draw(st.booleans())
-    head = draw(st.sampled_from([0, 0, 0, 20, 1000]))
-    data = (
-        draw(st.one_of(st.just(b"GET / HTTP/1.1\r\n\r\n"), st.text("\r\nx", max_size=40).map(str.encode)))
-        if head
-        else b""
-    )
-    data += b"".join(draw(st.lists(wires(masked), max_size=6)))
+    masked, rsv = draw(st.booleans()), draw(st.sampled_from([0, 0, RSV1, 0x70]))
+    head = draw(st.sampled_from([0, 0, 0, 0, 20, 1000]))
+    data = draw(HEADS) if head else b""
+    data += b"".join(draw(st.lists(wires(masked, rsv), min_size=1, max_size=6)))
     return Reading(
         masked,
-        draw(st.sampled_from([0, 0, RSV1, 0x70])),
-        draw(st.sampled_from([0, 10, 126, 1000, 70_000, 2**20, 2**63 - 1])),
+        rsv,
+        draw(st.sampled_from([2**20, 2**20, 2**20, 2**63 - 1, 0, 10, 126, 1000, 70_000])),
         draw(st.booleans()),
         draw(st.booleans()),
         draw(st.booleans()),
         head,
         data,
-        draw(
-            st.lists(
-                st.tuples(st.integers(0, 1 << 20), st.sampled_from(["settle", "early", "late", "go on"])), max_size=8
-            )
-        ),
+        draw(st.lists(st.tuples(CUTS, BEHIND), max_size=8)),
     )
 
 
@@ -124,7 +136,9 @@ def check(case: Reading | Writing) -> None:
     plain, *others = [reads(kind, case) for kind in KINDS]
     for other in others:
         for i, (one, two) in enumerate(zip(plain, other)):
-            assert one == two, f"they differ after piece {i}"
+            assert one == two, (
+                f"after piece {i}: {one!r:.300} by {KINDS[0].__module__}, {two!r:.300} by {KINDS[-1].__module__}"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------- reading

@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> int:
     if chosen.here:
         fuzz(chosen.names[0], chosen.engine, chosen.seconds)
         return 0
+    if load("twins").KINDS[1:] == []:
+        print("there is no compiled stream here: the plain one has nothing to be compared with", flush=True)
     failed = [name for name in chosen.names or FUZZERS if not runs_clean(name, chosen.engine, chosen.seconds)]
     print("failed: " + ", ".join(failed) if failed else "none has failed", flush=True)
     return len(failed)
@@ -107,8 +109,9 @@ def fuzz_by_atheris(name: str, seconds: int) -> None:
     corpus = CORPUS / name
     corpus.mkdir(parents=True, exist_ok=True)
     for i in range(16):  # something to begin with: of no bytes hypothesis makes no case
-        (corpus / f"seed-{i}").write_bytes(random.Random(i).randbytes(64 << i % 5))
-    options = [f"-max_total_time={seconds}", "-max_len=2048", "-len_control=0", "-timeout=60", "-verbosity=0"]
+        (corpus / f"seed-{i}").write_bytes(random.Random(i).randbytes(256 << i % 3))
+    options = [f"-max_total_time={seconds}", "-max_len=2048", "-len_control=0", "-timeout=60"]
+    options += ["-verbosity=0", "-print_final_stats=1"]
     atheris.Setup(
         ["fuzzing", *options, f"-artifact_prefix={corpus}-", str(corpus)],
         property_of(fuzzer).hypothesis.fuzz_one_input,  # type: ignore[attr-defined]
