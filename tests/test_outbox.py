@@ -163,6 +163,27 @@ def test_frames_of_all_sizes(pair: Any, size: int, masked: bool) -> None:
     assert frames(wire, masked=not masked) == [(FIN | BINARY, payload), (FIN | PING, b"!")]
 
 
+def test_a_hub_s_first_masks_are_drawn_too(stream_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What had been drawn was taken, before anything was: from beyond an object's end.  (A sanitized build found it.)
+    drawn = iter(range(1, 200))
+    monkeypatch.setattr(os, "urandom", lambda size: bytes([next(drawn)]) * size)
+    monkeypatch.setattr("gws.frame._masks", [])
+
+    def masks() -> set[bytes]:
+        ours, theirs = socket.socketpair()
+        stream = stream_class(ours, masked=False)
+        seen = set()
+        for _ in range(1030):
+            stream.write_frame(FIN | BINARY, b"")
+            seen.add(theirs.recv(6)[2:])
+        stream.close()
+        theirs.close()
+        get_hub().destroy(destroy_loop=True)
+        return seen
+
+    assert get_hub().threadpool.apply(masks) == {bytes([i]) * 4 for i in (1, 2)}
+
+
 @pytest.mark.parametrize("text", ["", "Hello", "Grüße", "日本語\U0001f44b", "x" * 200, "é" * 40_000])
 @pytest.mark.parametrize("masked", [True, False], ids=["server", "client"])
 def test_text_goes_out_as_utf_8(pair: Any, text: str, masked: bool) -> None:

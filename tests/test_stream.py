@@ -473,6 +473,14 @@ def test_a_compressed_frame_may_be_longer_than_what_it_holds(pair: Any, limit: i
         stream.read_frame(limit)
 
 
+def test_the_largest_limit_there_is(pair: Any) -> None:
+    # The fuzzer of the twins: in C, what a compressed frame may have beyond it went round to a negative number.
+    stream, peer = pair()
+    stream.rsv = RSV1
+    peer.sendall(wire(FIN | RSV1 | BINARY, b"x"))
+    assert stream.read_frame(2**63 - 1) == (FIN | RSV1 | BINARY, b"x")
+
+
 def test_the_limit_is_for_the_payload_in_a_batch_too(pair: Any) -> None:
     stream, peer = pair()
     peer.sendall(wire(FIN | TEXT, b"a" * 10) + wire(FIN | TEXT, b"b" * 11) + wire(*HELLO))
@@ -560,6 +568,47 @@ def test_a_closed_stream_holds_no_buffer(pair: Any) -> None:
         stream.close()
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+HALF = {
+    "a header": wire(*HELLO)[:3],
+    "frames behind the first": wire(*HELLO) * 500,
+    "half a payload": wire(FIN | BINARY, bytes(50_000))[:40_000],
+    "half a text": wire(FIN | TEXT, b"x" * 50_000)[:40_000],
+    "half a text, no longer ASCII": wire(FIN | TEXT, "é".encode() * 25_000)[:40_000],
+    "what is no text": wire(FIN | TEXT, b"x" * 30_000 + b"\xff" * 20_000)[:40_000],
+}
+
+
+@pytest.mark.parametrize("data", HALF.values(), ids=HALF)
+def test_whatever_it_is_in_the_middle_of_it_leaves_no_memory_behind(stream_class: Any, data: bytes) -> None:
+    def lives() -> None:
+        ours, theirs = _socket.socketpair()
+        stream = stream_class(ours, masked=True)
+        theirs.sendall(data[:-1])
+        with contextlib.suppress(gevent.Timeout, InvalidPayload), gevent.Timeout(0.001):
+            stream.read_frame(MIB, None, True)
+            theirs.sendall(data[-1:])
+            while True:
+                stream.read_frame(MIB, lambda first, piece: None, True)
+        stream.post(b"small")
+        stream.post(b"x" * 500_000)
+        turns(1)
+        stream.close()
+        theirs.close()
+
+    lives()
+    tracemalloc.start()
+    try:
+        lives()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(10):
+            lives()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 5000
     finally:
         tracemalloc.stop()
 
