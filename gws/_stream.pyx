@@ -392,7 +392,7 @@ cdef class Stream:
     cdef Chunk *_chunks
     cdef int _chunks_begin, _chunks_end, _chunks_room
     cdef long long _warned
-    cdef readonly long long pending, received, sent
+    cdef readonly long long pending, received, sent, messages_received, messages_sent
     cdef public int rsv
     cdef public object warn
 
@@ -491,6 +491,8 @@ cdef class Stream:
         # Corking: while another whole frame of this batch waits, its reply can share a send with this one's.
         self._corked = self._left_begin < self._left_end and self._is_whole(
             <uint8_t *>self._left + self._left_begin, self._left_end - self._left_begin)
+        if self._first & 0x88 == 0x80:          # FIN, and no control frame
+            self.messages_received += 1
         return self._first, payload
 
     cdef object _step_from_socket(self, Py_ssize_t limit, partial, bint text):
@@ -843,6 +845,8 @@ cdef class Stream:
             payload = payload if type(payload) is bytes else bytes(payload)
             data, size = PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
         head = encode_header(header, first, size)
+        if first & 0x88 == 0x80:
+            self.messages_sent += 1
         if not self._masked:
             self._turn.draw(key)
             header[1] |= 0x80
@@ -903,11 +907,13 @@ cdef class Stream:
         self._leave()
 
     def post(self, data):
-        """Queue bytes; they leave at the end of this turn of the loop, in one send with what else is queued by then."""
+        """Queue a frame; it leaves when this turn of the loop ends, in one send with what else is queued by then."""
         self._check()
         self._check_writable()
         data = data if type(data) is bytes else bytes(data)
         self._put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+        if PyBytes_AS_STRING(data)[0] & 0x88 == 0x80:      # (of no bytes, the first is a NUL)
+            self.messages_sent += 1
         self._leave_later()
 
     def flush(self):

@@ -26,19 +26,22 @@ class Events:
         return f"<Events {', '.join(f'{name}: {len(them)}' for name, them in self.table.items() if them)}>"
 
     @overload
-    def on(self, event: str, callback: Callback) -> Callback: ...
+    def on(self, event: str, callback: Callback, *, first: bool = False) -> Callback: ...
 
     @overload
-    def on(self, event: str) -> Callable[[Callback], Callback]: ...
+    def on(self, event: str, *, first: bool = False) -> Callable[[Callback], Callback]: ...
 
-    def on(self, event: str, callback: Any = None) -> Any:
-        """Call `callback` on `event`; without a callback, return a decorator.   ValueError for an unknown event."""
+    def on(self, event: str, callback: Any = None, *, first: bool = False) -> Any:
+        """Call `callback` on `event`; without a callback, return a decorator.   ValueError for an unknown event.
+
+        `first`: before those that are there, which may block, or raise.
+        """
         callbacks = self._callbacks(event)
         if callback is None:
-            return lambda function: self.on(event, function)
+            return lambda function: self.on(event, function, first=first)
         if not callable(callback):
             raise TypeError(f"a callback for {event!r} must be callable, not {type(callback).__name__}")
-        self.table[event] = (*callbacks, callback)
+        self.table[event] = (callback, *callbacks) if first else (*callbacks, callback)
         return callback
 
     def off(self, event: str, callback: Callable[..., Any]) -> None:

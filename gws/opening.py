@@ -91,8 +91,7 @@ class Opening:
                     stream = self._stream(sock)
                     fd, answer = self._upgrade(stream, addr)
             except _TooSlow:
-                log.info("refused %s: the handshake took too long", addr)
-                answer = _TOO_SLOW
+                answer = _encode(self._refuse(addr, HandshakeError(408, "the handshake took too long")))
             if fd is None and stream is not None:
                 _respond(stream, answer, self.options.handshake_timeout)
         except (EOFError, OSError) as error:
@@ -112,7 +111,7 @@ class Opening:
         try:
             request = http.parse_request(stream.read_head(self.options.max_header))
         except HandshakeError as refusal:
-            return None, _encode(_refuse(addr, refusal))
+            return None, _encode(self._refuse(addr, refusal))
         fd, answer = self._answer(stream, addr, request)
         if fd is not None:
             stream.write(answer)
@@ -129,11 +128,11 @@ class Opening:
                 if answer is None:  # a plain request that nobody wants is judged as an upgrade, too: 426
                     return self._accept(stream, addr, request)
             except HandshakeError as refusal:
-                answer = _refuse(addr, refusal)
+                answer = self._refuse(addr, refusal)
             return None, _encode(answer, head_only)
         except FAILURES:
             log.exception("a handler of %s's request failed", addr)
-            return None, _encode(_FAILED, head_only)
+            return None, _encode(self._refuse(addr, HandshakeError(500, "the server has failed")), head_only)
 
     def _accept(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket, bytes]:
         key = handshake.check_upgrade(request)
@@ -173,18 +172,21 @@ class Opening:
                 return http.response(answer)
         return None
 
+    def _refuse(self, addr: Any, refusal: HandshakeError) -> http.Response:
+        log.info("refused %s: %s", addr, refusal)
+        self._tell("refusal", addr, refusal)
+        return http.response(refusal)
+
+    def _tell(self, event: str, *args: Any) -> None:
+        """Emit what comes after the last chance to act on a failure: that of a callback is logged."""
+        try:
+            self._events.emit(event, *args)
+        except FAILURES:
+            log.exception("a handler of %r failed", event)
+
 
 class _TooSlow(BaseException):
     """The handshake's time is over; not an Exception, so that no handler swallows it."""
-
-
-_TOO_SLOW = http.encode_response(408, (), b"the handshake took too long\n")
-_FAILED = http.Response(500, (), b"the server has failed\n")
-
-
-def _refuse(addr: Any, refusal: HandshakeError) -> http.Response:
-    log.info("refused %s: %s", addr, refusal)
-    return http.response(refusal)
 
 
 def _encode(answer: http.Response, head_only: bool = False) -> bytes:

@@ -39,7 +39,7 @@ __all__ = ["EVENTS", "Options", "Server", "listen", "off", "on", "start", "stop"
 
 log = logging.getLogger("gws")
 
-EVENTS = ("handshake", "http", "connection", "message", "ping", "pong", "warning", "error", "disconnect")
+EVENTS = ("handshake", "http", "refusal", "connection", "message", "ping", "pong", "warning", "error", "disconnect")
 
 _REFUSALS = 256  # connections beyond `maxclient` that are told so at a time; others wait in the backlog
 
@@ -228,13 +228,6 @@ class Server(Opening):
             if wrong is not None:
                 self._tell("error", fd, wrong)
             fd.close(1011, "the server has failed")  # unless it is over
-
-    def _tell(self, event: str, *args: Any) -> None:
-        """Emit what comes after the last chance to act on a failure: that of a callback is logged."""
-        try:
-            self._events.emit(event, *args)
-        except FAILURES:
-            log.exception("a handler of %r failed", event)
 
     def told(self, fd: WebSocket, event: str, value: Any) -> None:
         """Hear from a connection (see `websocket.Owner`)."""

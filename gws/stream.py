@@ -49,7 +49,8 @@ class Stream(Outbox):
 
     `rsv` holds the reserved bits that an extension has given a meaning; `warn`, if set, is called with the pending
     bytes when they pass 1 MiB, at each doubling from there, and with 0 when the peer has caught up.  It may be called
-    in the hub and must not block.  `received` counts the bytes that came in.
+    in the hub and must not block.  `received` and `sent` count bytes; `messages_received` and `messages_sent` count the
+    frames that end a message, as they are read and as they are taken to be sent.
     """
 
     __slots__ = (
@@ -65,6 +66,8 @@ class Stream(Outbox):
         "_until",
         "_utf8",
         "_wrong",
+        "messages_received",
+        "messages_sent",
         "received",
         "rsv",
     )
@@ -82,7 +85,7 @@ class Stream(Outbox):
         self._body: bytearray | None = None  # its payload so far, unmasked, if it did not come in one piece
         self._utf8: Utf8 | None = None  # of a text that does not come in one piece
         self._wrong: ProtocolError | None = None  # what the peer broke: every further read tells it again
-        self.received = 0
+        self.received = self.messages_received = self.messages_sent = 0
         self.rsv = 0
 
     def __repr__(self) -> str:
@@ -194,6 +197,7 @@ class Stream(Outbox):
             if header.mask is not None:
                 payload = mask(payload, header.mask)
         self._corked = self._pos < len(self._data) and self._another_waits()
+        self.messages_received += _ends_message(header.first)
         return header.first, payload
 
     def _another_waits(self) -> bool:
@@ -303,7 +307,13 @@ class Stream(Outbox):
         else:
             self._put(header)
             self._put(payload)
+        self.messages_sent += _ends_message(first)
         self._leave()
+
+    def post(self, data: bytes) -> None:
+        """Queue a frame; it leaves when this turn of the loop ends, in one send with what else is queued by then."""
+        super().post(data)
+        self.messages_sent += _ends_message(data[0] if data else 0)
 
     # ------------------------------------------------------------------------------------------------- the end
 
@@ -346,6 +356,10 @@ class Stream(Outbox):
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:
             self._hub.loop.run_callback(self._go_on)
+
+
+def _ends_message(first: int) -> bool:
+    return first & (FIN | 0x08) == FIN  # the last of its frames, and no control frame
 
 
 Plain = Stream

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import count
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gevent
 from gevent.event import AsyncResult
@@ -49,6 +49,7 @@ __all__ = [
     "OPEN",
     "Limits",
     "Owner",
+    "Traffic",
     "WebSocket",
     "broadcast",
     "close",
@@ -68,6 +69,15 @@ class Owner(Protocol):
 
     def told(self, fd: WebSocket, event: str, value: Any) -> None:
         """`event` is "ping" or "pong" (value: its payload), or "warning" (value: KiB pending; must not block)."""
+
+
+class Traffic(NamedTuple):
+    """What has gone over a connection: whole messages, and bytes as the stream has them (its head too, but no TLS)."""
+
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
 
 
 class WebSocket(Goodbye):
@@ -137,6 +147,12 @@ class WebSocket(Goodbye):
     def pending(self) -> int:
         """Bytes that the kernel has not taken yet."""
         return self.stream.pending
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone over it so far, also once it is over."""
+        stream = self.stream
+        return Traffic(stream.messages_received, stream.messages_sent, stream.received, stream.sent)
 
     def opened(self) -> None:
         """Say that the opening handshake is done (its owner says so)."""

@@ -22,6 +22,15 @@ def test_callbacks_are_called_in_the_order_in_which_they_came(events: Events) ->
     assert told == [("first", (1, 2)), ("second", (1, 2))]
 
 
+def test_one_may_be_put_before_those_that_are_there(events: Events) -> None:
+    told: list[str] = []
+    events.on("message", lambda: told.append("second"))
+    events.on("message", lambda: told.append("first"), first=True)
+    events.on("message", first=True)(lambda: told.append("before the first"))
+    events.emit("message")
+    assert told == ["before the first", "first", "second"]
+
+
 def test_nobody_need_listen(events: Events) -> None:
     events.emit("open")
 

@@ -222,8 +222,9 @@ class TestEvents:
     def test_plain_http(self, serve, knock, diary):
         server = serve(on=diary.handlers())
         assert knock(server, PLAIN).answer()[0] == 426
-        ((event, asked),) = diary
+        (event, asked), (refusal, addr, error) = diary
         assert (event, asked.method, asked.path) == ("http", "GET", "/health")
+        assert (refusal, addr, error.status) == ("refusal", addr, 426)
 
     def test_error_comes_before_disconnect(self, serve, enter, diary):
         server = serve(on=diary.handlers())
@@ -305,7 +306,7 @@ class TestEvents:
         assert peer.frame() == (TEXT, b"x")
 
     def test_an_unknown_event(self):
-        with pytest.raises(ValueError, match="no event 'mesage'; there are handshake, http, connection, message"):
+        with pytest.raises(ValueError, match="no event 'mesage'; there are handshake, http, refusal, connection"):
             Server().on("mesage", print)
 
     def test_the_module_s_functions_are_a_default_server_s(self):
@@ -858,9 +859,23 @@ class TestRefusals:
             assert headers["Allow"] == "GET"
         if status == 426:
             assert (headers["Upgrade"], headers["Sec-WebSocket-Version"]) == ("websocket", "13")
-        assert [event for event, *_ in diary if event != "http"] == []
+        ((event, addr, error),) = [entry for entry in diary if entry[0] != "http"]
+        assert (event, error.status) == ("refusal", status)
+        assert addr[0] == "127.0.0.1"
         assert [record.exc_info for record in caplog.records if "refused" in record.getMessage()] == [None]
         assert records(caplog) == []
+
+    def test_the_server_s_own_fault_is_a_refusal_too(self, serve, knock, diary):
+        server = serve(on=diary.handlers())
+        server.on("handshake", raiser(KeyError("x")))
+        assert knock(server).answer()[0] == 500
+        ((_, error),) = diary.of("refusal")
+        assert error.status == 500
+
+    def test_what_a_handler_of_refusals_raises_is_logged_and_no_more(self, serve, knock, caplog):
+        server = serve(on={"refusal": raiser(KeyError("x"))})
+        assert knock(server, PLAIN).answer()[0] == 426
+        assert [type(error) for error in failures(caplog)] == [KeyError]
 
     def test_who_is_still_sending_can_read_why(self, serve, knock, greenlets):
         def upload():
@@ -1026,7 +1041,8 @@ class TestHandshakeHandler:
         assert (told, text) == (status, body)
         assert headers.get("Retry-After") == ("5" if status == 429 else None)
         until(lambda: server._greenlets == {})
-        assert [event for event, *_ in diary] == ["handshake"]
+        assert [event for event, *_ in diary] == ["handshake", "refusal"]
+        assert diary.of("refusal")[0][1].status == status
         assert records(caplog) == []
 
     def test_it_turns_down_by_raising(self, serve, knock, caplog):

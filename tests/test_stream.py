@@ -1454,4 +1454,5 @@ def test_both_show_the_same_face() -> None:
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
     reads, writes = {"read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
-    assert public == reads | writes | ends | tells
+    counts = {"messages_received", "messages_sent"}
+    assert public == reads | writes | ends | tells | counts

@@ -61,6 +61,41 @@ MESSAGES = [
 ]
 
 
+COUNTED = [  # frames, the messages in them
+    ([(FIN | TEXT, b"a")], 1),
+    ([(FIN | BINARY, b"a" * 70000)], 1),
+    ([(TEXT, b"a"), PING_A, (MORE, b""), (LAST, b"b")], 1),
+    ([(FIN | TEXT, b"a"), (FIN | TEXT, b"b"), (BINARY, b""), (LAST, b"")], 3),
+    ([PING_A, PONG_A], 0),
+]
+
+
+@pytest.mark.parametrize(("frames", "count"), COUNTED)
+def test_traffic_counts_whole_messages_and_every_byte(raw: Any, reading: Any, frames: list[Frame], count: int) -> None:
+    fd, peer = raw()
+    data = peer.wire(*frames, BYE)
+    reader = reading(fd)
+    peer.sock.sendall(data)
+    answers = peer.hear_all()
+    assert answers[-1][0] == FIN | CLOSE
+    until(lambda: reader.end)
+    assert (fd.traffic.messages_received, fd.traffic.bytes_received) == (count, len(data))
+    assert (fd.traffic.messages_sent, fd.traffic.bytes_sent) == (0, len(Peer(None, server=True).wire(*answers)))
+
+
+def test_traffic_counts_what_is_sent_in_either_way(ends: Any) -> None:
+    both = ends()
+    both.server.write("hello")
+    both.server.write(bytes(100_000 // 2))
+    ws.broadcast([both.server, both.client], "to all")
+    both.server.ping()
+    both.server.probe()
+    assert both.server.traffic.messages_sent == 3
+    assert both.client.traffic.messages_sent == 1
+    assert [both.client.read() for _ in range(3)] == ["hello", bytes(50_000), "to all"]
+    assert both.client.traffic.messages_received == 3
+
+
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: f"{type(message).__name__} {len(message)}")
 def test_messages_of_each_kind_and_size_both_ways(greenlets: Any, ends: Any, message: Any) -> None:
     both = ends()
