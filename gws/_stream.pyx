@@ -220,6 +220,8 @@ cdef class Turn:
     cdef int age                  # how often this process is a child of the one that the hub began in
     cdef epoll_event ready[READY]
     cdef int next, end            # ready[next:end] is still to be woken; empty unless `wake` is on the hub's stack
+    # Of all streams, also those that are closed.
+    cdef readonly long long received, sent, messages_received, messages_sent
 
     def __cinit__(self, hub):
         self.hub = hub
@@ -493,6 +495,7 @@ cdef class Stream:
             <uint8_t *>self._left + self._left_begin, self._left_end - self._left_begin)
         if self._first & 0x88 == 0x80:          # FIN, and no control frame
             self.messages_received += 1
+            self._turn.messages_received += 1
         return self._first, payload
 
     cdef object _step_from_socket(self, Py_ssize_t limit, partial, bint text):
@@ -735,6 +738,7 @@ cdef class Stream:
         if count == 0:
             raise EOFError("the peer closed the connection")
         self.received += count
+        self._turn.received += count
         return count
 
     cdef bint _is_spent(self) noexcept:
@@ -847,6 +851,7 @@ cdef class Stream:
         head = encode_header(header, first, size)
         if first & 0x88 == 0x80:
             self.messages_sent += 1
+            self._turn.messages_sent += 1
         if not self._masked:
             self._turn.draw(key)
             header[1] |= 0x80
@@ -877,6 +882,7 @@ cdef class Stream:
             count = send_vector(self._fd, vector, 2)
         if count == head + size:
             self.sent += count
+            self._turn.sent += count
             return 0
         if count < 0:
             if not must_wait():
@@ -884,6 +890,7 @@ cdef class Stream:
                 raise BrokenPipeError("the connection is broken") from self._error
             count = 0
         self.sent += count
+        self._turn.sent += count
         if count < head:
             self._put(<char *>header + count, head - count, None)
             count = head
@@ -914,6 +921,7 @@ cdef class Stream:
         self._put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
         if PyBytes_AS_STRING(data)[0] & 0x88 == 0x80:      # (of no bytes, the first is a NUL)
             self.messages_sent += 1
+            self._turn.messages_sent += 1
         self._leave_later()
 
     def flush(self):
@@ -1075,6 +1083,7 @@ cdef class Stream:
         cdef Py_ssize_t size
         self.pending -= count
         self.sent += count
+        self._turn.sent += count
         while count:
             chunk = &self._chunks[self._chunks_begin]
             size = chunk.end - chunk.begin

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import fields
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 import gevent
-from gevent import getcurrent
+from gevent import get_hub, getcurrent
 from gevent.event import Event
 
 from gws.dialing import Options, dial
@@ -33,7 +34,7 @@ from gws.message import Message
 from gws.url import Target
 from gws.websocket import WebSocket
 
-__all__ = ["EVENTS", "Client", "Options", "connect", "new"]
+__all__ = ["EVENTS", "Client", "Options", "clients", "connect", "new"]
 
 log = logging.getLogger("gws")
 
@@ -94,6 +95,7 @@ class Client:
         self._kept.clear()
         self.fd = self._dial()
         self._running = gevent.spawn(self._run)
+        _connected().add(self)
         return self
 
     def _dial(self) -> WebSocket:
@@ -259,6 +261,16 @@ def new() -> Client:
 def connect(address: str, port: int | None = None, **options: Any) -> Client:
     """Return a client that is connected: `new().connect(...)`.   Blocks."""
     return Client().connect(address, port, **options)
+
+
+def clients() -> list[Client]:
+    """Return the clients of this thread that have been connected and are still known."""
+    return list(_connected())
+
+
+def _connected() -> WeakSet[Client]:
+    kept: WeakSet[Client] = vars(get_hub()).setdefault("gws_clients", WeakSet())
+    return kept
 
 
 def _pauses() -> Iterator[float]:

@@ -6,13 +6,13 @@ frames: a connection has `probe()`, `heard` and `cut()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic  # the loop's own now() is the wall clock, which jumps
 from typing import Any, Protocol
 
 from gevent import get_hub
 
-__all__ = ["Deadlines", "Keepalive", "Probed", "keepalive"]
+__all__ = ["Deadlines", "Keepalive", "Probed", "keepalive", "watched"]
 
 
 class Probed(Protocol):
@@ -50,6 +50,9 @@ class Deadlines:
 
     def __len__(self) -> int:
         return len(self._things)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._things)
 
     def __contains__(self, thing: Any) -> bool:
         return thing in self._things
@@ -108,6 +111,10 @@ class Keepalive:
         self._pings = Deadlines(interval, self._ping)
         self._pongs = Deadlines(timeout, self._judge)
 
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the connections; none may be added or discarded meanwhile."""
+        return iter(self._pings)
+
     def add(self, connection: Probed) -> None:
         """Watch over `connection`."""
         self._pings.add(connection)
@@ -130,7 +137,17 @@ class Keepalive:
 
 def keepalive(interval: float, timeout: float) -> Keepalive:
     """Return the one Keepalive of this hub with these times."""
-    kept: dict[tuple[float, float], Keepalive] = vars(get_hub()).setdefault("gws_keepalive", {})
+    kept = _of_this_hub()
     if (interval, timeout) not in kept:
         kept[interval, timeout] = Keepalive(interval, timeout)
     return kept[interval, timeout]
+
+
+def watched() -> list[Any]:
+    """Return the connections of this hub over which there is a watch."""
+    return [connection for watch in _of_this_hub().values() for connection in watch]
+
+
+def _of_this_hub() -> dict[tuple[float, float], Keepalive]:
+    kept: dict[tuple[float, float], Keepalive] = vars(get_hub()).setdefault("gws_keepalive", {})
+    return kept

@@ -168,6 +168,7 @@ class Outbox:
     def _taken(self, count: int) -> None:
         self.pending -= count
         self.sent += count
+        self._turn.sent += count
         while count:
             size = len(self._queue[0])
             if count < size:
@@ -221,13 +222,14 @@ class Turn:
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
 
-    __slots__ = ("_late", "_loop", "rest", "scratch")
+    __slots__ = ("_late", "_loop", "messages_received", "messages_sent", "received", "rest", "scratch", "sent")
 
     def __init__(self, hub: Any):
         self._loop = hub.loop
         self.rest = Rest(hub.loop)
         self._late: list[Outbox] = []
         self.scratch = memoryview(bytearray(_SCRATCH))
+        self.received = self.sent = self.messages_received = self.messages_sent = 0  # also of those that are closed
 
     def add(self, outbox: Outbox) -> None:
         if not self._late:

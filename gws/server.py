@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from dataclasses import fields
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from _socket import socket
@@ -35,7 +36,7 @@ from gws.opening import FAILURES, Opening, Options
 from gws.signals import hearing_signals
 from gws.websocket import WebSocket
 
-__all__ = ["EVENTS", "Options", "Server", "listen", "off", "on", "start", "stop"]
+__all__ = ["EVENTS", "Options", "Server", "listen", "off", "on", "servers", "start", "stop"]
 
 log = logging.getLogger("gws")
 
@@ -92,6 +93,7 @@ class Server(Opening):
         self._keepalive = None if opts.ping_interval is None else keepalive(opts.ping_interval, opts.ping_timeout)
         self._listener = Listener(sock, self._accepted)
         self._listener.start()
+        _started().add(self)
 
     @property
     def port(self) -> int:
@@ -244,6 +246,16 @@ def _options(options: dict[str, Any]) -> Options:
     if unknown:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}; see gws.server.Options")
     return Options(**options)
+
+
+def servers() -> list[Server]:
+    """Return the servers of this thread that were started, also those that have stopped and are still known."""
+    return list(_started())
+
+
+def _started() -> WeakSet[Server]:
+    kept: WeakSet[Server] = vars(get_hub()).setdefault("gws_servers", WeakSet())
+    return kept
 
 
 default = Server()

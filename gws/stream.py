@@ -27,7 +27,7 @@ from time import monotonic
 from typing import Any
 
 from _socket import socket
-from gevent import getcurrent
+from gevent import get_hub, getcurrent
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import greenlet
 
@@ -36,7 +36,7 @@ from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mas
 from gws.outbox import AGAIN, SPELL, Outbox, send_fin
 from gws.utf8 import Utf8, decode
 
-__all__ = ["Plain", "Stream"]
+__all__ = ["Plain", "Stream", "totals"]
 
 _READ = 1  # libev's EV_READ; libuv's loop takes the same
 _GLUE = 16 * 1024  # payloads up to this are copied behind their header: cheaper than one more chunk
@@ -197,7 +197,7 @@ class Stream(Outbox):
             if header.mask is not None:
                 payload = mask(payload, header.mask)
         self._corked = self._pos < len(self._data) and self._another_waits()
-        self.messages_received += _ends_message(header.first)
+        self._count_received(header.first)
         return header.first, payload
 
     def _another_waits(self) -> bool:
@@ -233,6 +233,7 @@ class Stream(Outbox):
         if not count:
             raise EOFError("the peer closed the connection")
         self.received += count
+        self._turn.received += count
         self._data += self._turn.scratch[:count]
 
     def _is_spent(self) -> bool:
@@ -307,13 +308,23 @@ class Stream(Outbox):
         else:
             self._put(header)
             self._put(payload)
-        self.messages_sent += _ends_message(first)
+        self._count_sent(first)
         self._leave()
 
     def post(self, data: bytes) -> None:
         """Queue a frame; it leaves when this turn of the loop ends, in one send with what else is queued by then."""
         super().post(data)
-        self.messages_sent += _ends_message(data[0] if data else 0)
+        self._count_sent(data[0] if data else 0)
+
+    def _count_sent(self, first: int) -> None:
+        if _ends_message(first):
+            self.messages_sent += 1
+            self._turn.messages_sent += 1
+
+    def _count_received(self, first: int) -> None:
+        if _ends_message(first):
+            self.messages_received += 1
+            self._turn.messages_received += 1
 
     # ------------------------------------------------------------------------------------------------- the end
 
@@ -356,6 +367,14 @@ class Stream(Outbox):
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:
             self._hub.loop.run_callback(self._go_on)
+
+
+def totals() -> tuple[int, int, int, int]:
+    """Return what has gone over all streams of this thread: messages in, messages out, bytes in, bytes out."""
+    turns = [turn for name, turn in vars(get_hub()).items() if name in ("gws_turn", "gws_compiled_turn")]
+    names = ("messages_received", "messages_sent", "received", "sent")
+    counts = [sum(getattr(turn, name) for turn in turns) for name in names]
+    return counts[0], counts[1], counts[2], counts[3]
 
 
 def _ends_message(first: int) -> bool:

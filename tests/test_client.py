@@ -1304,6 +1304,13 @@ class TestReconnecting:
                 it.read()
 
 
+def test_who_is_connected_is_known(serve, client):
+    one = client()
+    assert one not in gws.client.clients()
+    one.connect("127.0.0.1", serve().port)
+    assert one in gws.client.clients()
+
+
 def test_options_are_documented_fields():
     assert {"headers", "protocols", "origin", "timeout", "ssl", "proxy", "path", "reconnect"} <= set(
         Options.__dataclass_fields__

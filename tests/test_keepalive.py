@@ -10,7 +10,7 @@ from conftest import until
 from gevent import get_hub
 
 from gws import keepalive as room
-from gws.keepalive import Deadlines, Keepalive, keepalive
+from gws.keepalive import Deadlines, Keepalive, keepalive, watched
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -359,3 +359,16 @@ def test_real_timers() -> None:
     for peer in (silent, lively):
         watch.discard(peer)
     assert lively.cuts == []
+
+
+@pytest.mark.usefixtures("kept")
+def test_who_is_watched() -> None:
+    one, other = Connection(), Connection()
+    keepalive(20, 20).add(one)
+    keepalive(20, 10).add(other)
+    try:
+        assert {one, other} <= set(watched())
+    finally:
+        keepalive(20, 20).discard(one)
+        keepalive(20, 10).discard(other)
+    assert not {one, other} & set(watched())

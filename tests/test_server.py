@@ -1343,6 +1343,7 @@ class TestSeveral:
             peer.say("who?")
             assert peer.frame() == (TEXT, text)
         assert first.fds.isdisjoint(second.fds)
+        assert {first, second} <= set(room.servers())
         first.stop(timeout=0)
         peers[1].leave()
 

@@ -243,6 +243,37 @@ def test_received_counts_the_bytes_that_came(pair: Any) -> None:
     until(lambda: stream.received == 34 or not stream.unread)
 
 
+FRAMES_AND_MESSAGES = [
+    ([(FIN | TEXT, b"a")], 1),
+    ([(FIN | BINARY, b""), (FIN | TEXT, b"b" * 70000)], 2),
+    ([(TEXT, b"a"), (CONTINUATION, b"b"), (FIN | CONTINUATION, b"c")], 1),
+    ([(FIN | PING, b""), (FIN | PONG, b""), (FIN | CLOSE, b"")], 0),
+]
+
+
+@pytest.mark.parametrize(("frames", "messages"), FRAMES_AND_MESSAGES)
+def test_frames_that_end_a_message_are_counted(pair: Any, frames: Any, messages: int) -> None:
+    stream, peer = pair()
+    before = room.totals()
+    for first, payload in frames:
+        peer.sendall(wire(first, payload))
+        stream.read_frame(MIB)
+        stream.write_frame(first, payload)
+        stream.post(encode(payload, first & 0x0F, fin=bool(first & FIN)))
+        stream.flush()
+    assert (stream.messages_received, stream.messages_sent) == (messages, 2 * messages)
+    gone = [now - then for now, then in zip(room.totals(), before)]
+    assert gone == [messages, 2 * messages, stream.received, stream.sent]
+
+
+def test_a_closed_stream_stays_in_the_totals(pair: Any) -> None:
+    stream, _peer = pair()
+    before = room.totals()
+    stream.write_frame(FIN | TEXT, b"hello")
+    stream.close()
+    assert [now - then for now, then in zip(room.totals(), before)] == [0, 1, 0, 7]
+
+
 @settings(fuzz, max_examples=60)
 @given(
     frames=st.lists(
