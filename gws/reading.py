@@ -62,6 +62,9 @@ class Reader(Task):
         else:
             self.home.post(self)
 
+    def awaits(self) -> str | None:
+        return f"a message of {self.client.fd!r}" if self.parked else None
+
     def interrupt(self) -> None:
         """Leave the read, if it is still in there; the hub calls this."""
         if self.parked and self.greenlet is not None:
@@ -100,7 +103,7 @@ class Reader(Task):
                 message = self._read()
             home.handled += 1
             try:
-                handle(fd, message)
+                (handle if home.tracer is None else home.tracer(self, handle))(fd, message)
             except BaseException as err:
                 self._failed(err)
 

@@ -1,4 +1,4 @@
-"""The greenlets that run tasks, one each, and the account of whose processor time they take.
+"""The greenlets that run tasks, one each, and the account of how long each home has had the loop.
 
 Does not know when a task is to start: whoever does calls start() or run() in the hub.
 Contract with gevent below: the hub is the parent of each greenlet, and resumes it by its switch() or throw().
@@ -32,7 +32,7 @@ _me = cast(Callable[[], "Runner"], getcurrent)
 
 
 class Runner(greenlet):
-    """A greenlet that runs tasks; the processor time that it takes is charged to the task's home."""
+    """A greenlet that runs tasks; the time for which it has the loop is charged to the task's home."""
 
     __slots__ = ("known", "task")
     known: tuple[object, ...]  # the traces that it bears at rest, before its first task

@@ -25,16 +25,20 @@ from gws.queue import Queue, refuse_ring
 from gws.runner import OUTSIDE, current, here, start, start_later, trace
 from gws.stat import Stat, stat
 from gws.task import Home, Task
+from gws.tracing import follow as _follow
 
 __all__ = [
     "Queue",
     "Stat",
+    "addresses",
     "call",
     "error",
     "exit",
     "find",
+    "follow",
     "fork",
     "kill",
+    "look",
     "name",
     "newservice",
     "query",
@@ -206,6 +210,27 @@ def services() -> list[Stat]:
     return [stat(service) for address, service in _services.items() if address == service.address]
 
 
+def addresses() -> list[str]:
+    """Return the address of each service, the oldest first."""
+    return [address for address in list(_services) if address.startswith(":")]
+
+
+def look(address: str, most: int | None = None) -> Stat:
+    """Return a look at one service, and at so many of its greenlets.   ServiceExited if there is none."""
+    service = _services.get(address)
+    if service is None:
+        raise _unknown(address)
+    return stat(service, most)
+
+
+def follow(address: str, listener: Callable[[str], object]) -> Callable[[], None]:
+    """Have `listener(line)` called for each message that begins, and once it is over; return what ends that.
+
+    The service waits for the listener, so it must not block.   ServiceExited if there is no such service.
+    """
+    return _follow(_living(address), listener)
+
+
 def _class(service: type | str) -> type:
     if isinstance(service, type):
         return service
@@ -244,10 +269,14 @@ def find(address: str, command: str) -> Service:
 def _living(address: str) -> Service:
     service = _services.get(address)
     if service is None:
-        raise ServiceExited(f"there is no service {address!r}")
+        raise _unknown(address)
     if service.hub is not get_hub():
         raise ValueError(f"{service} belongs to another thread")
     return service
+
+
+def _unknown(address: str) -> ServiceExited:
+    return ServiceExited(f"there is no service {address!r}")
 
 
 def _refuse_endless(task: Task, caller: Task | None) -> None:

@@ -27,14 +27,16 @@ class Stat(NamedTuple):
     names: tuple[str, ...]
     mailbox: int  # messages that have not started
     messages: int  # messages that have
-    time: float  # processor time, in seconds
+    time: float  # for which it had the loop, in seconds
     started: float  # as of time.time()
     greenlets: list[tuple[str, str]]  # the calls that led to each of its greenlets, and what that waits for
+    parked: int  # greenlets, of which those may be only some
 
 
-def stat(service: Service) -> Stat:
-    """Look at a service."""
-    greenlets = sorted((trace(task, task.caller), waits_for(task)) for task in service.parked)
+def stat(service: Service, most: int | None = None) -> Stat:
+    """Look at a service, and at so many of its greenlets."""
+    parked = tuple(service.parked)  # all at once: the service may be another thread's
+    greenlets = sorted((trace(task, task.caller), waits_for(task)) for task in parked[:most])
     return Stat(
         service.address,
         service.kind,
@@ -44,6 +46,7 @@ def stat(service: Service) -> Stat:
         service.time,
         service.started,
         greenlets,
+        len(parked),
     )
 
 
@@ -51,6 +54,9 @@ def waits_for(task: Task) -> str:
     """Return what a task waits for, and where: "call :00000003 Db.load at enter (rooms.py:12)"."""
     if task.greenlet is None:
         return "its time"
+    told = task.awaits()
+    if told is not None:
+        return told
     verb, frame = "nothing", task.greenlet.gr_frame
     while frame is not None and frame.f_globals.get("__name__", "").startswith(INNER):
         verb, frame = frame.f_code.co_name, frame.f_back

@@ -24,7 +24,7 @@ log = logging.getLogger("gws")
 class Home:
     """Whom tasks belong to: a service, or the rest of the program."""
 
-    __slots__ = ("address", "dead", "instance", "kind", "maker", "parked", "time")
+    __slots__ = ("address", "dead", "instance", "kind", "maker", "parked", "time", "tracer")
 
     def __init__(self, address: str, kind: str):
         self.address = address
@@ -33,7 +33,8 @@ class Home:
         self.maker: Task | None = None  # the constructor, while it runs
         self.parked: set[Task] = set()  # tasks that wait for something
         self.dead = False
-        self.time = 0.0  # processor time, in seconds
+        self.time = 0.0  # for which it had the loop, in seconds
+        self.tracer: Callable[[Task, Callable[..., Any]], Callable[..., Any]] | None = None  # see `tracing`
 
     def __str__(self) -> str:
         return f"{self.address} {self.kind}".strip()
@@ -113,10 +114,16 @@ class Task:
         caller, self.caller = self.caller, None
         return caller
 
+    def awaits(self) -> str | None:
+        """Tell what it waits for, if there is none but our own code to tell by."""
+        return None
+
     def run(self) -> None:
         """Do it; a runner calls this.   Blocks if the task does."""
         try:
             func = getattr(self.home.instance, self.command) if self.func is None else self.func
+            if self.home.tracer is not None:
+                func = self.home.tracer(self, func)
             self.answer = func(*self.args)
         except BaseException as err:  # gevent.Timeout is no Exception
             self._fail(err)

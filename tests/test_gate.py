@@ -321,6 +321,34 @@ def test_messages_go_straight_to_the_agent(gate, connect):
     assert stat.messages >= 2  # the forward, and the message
 
 
+def test_a_look_at_an_agent_tells_what_it_waits_for(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    client.write("echo")
+    client.read()
+    turns()
+    assert skynet.look(agent).greenlets == [(f"{agent} Agent.message", f"a message of {fd!r}")]
+
+
+def test_an_agent_is_followed_while_it_reads(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    lines = []
+    leave = skynet.follow(agent, lines.append)
+    client.write("echo")
+    client.read()
+    until(lambda: len(lines) == 2)
+    assert lines[0] == f"#1 begins: {agent} Agent.message, sent by {address} Gate"
+    leave()
+    client.write("echo")
+    client.read()
+    assert len(lines) == 2
+
+
 def test_an_agent_may_ask_for_its_connection(gate, connect):
     watchdog, address = gate()
     client, fd = connect(watchdog)

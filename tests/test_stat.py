@@ -10,6 +10,7 @@ import pytest
 from gevent.event import Event
 
 from gws import skynet
+from gws.errors import ServiceExited
 
 
 class Shop:
@@ -101,3 +102,17 @@ def test_a_call_and_a_queue(shop):
 
 def test_who_looks_waits_for_nothing(shop):
     assert skynet.call(shop, "look") == [(f"{shop} Shop.look", "nothing")]
+
+
+def test_a_look_at_one_service(shop):
+    for _ in range(3):
+        skynet.send(shop, "sleep")
+    gevent.sleep(0)
+    skynet.name(".shop", shop)
+    assert skynet.addresses() == [shop]
+    seen = skynet.look(".shop", 2)
+    assert (seen.address, seen.parked, len(seen.greenlets)) == (shop, 3, 2)
+    assert len(skynet.look(shop).greenlets) == 3
+    skynet.kill(shop)
+    with pytest.raises(ServiceExited, match=shop):
+        skynet.look(shop)
