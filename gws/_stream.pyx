@@ -432,6 +432,13 @@ cdef class Stream:
         cdef int count = 0
         return not self._closed and ioctl(self._fd, FIONREAD, &count) == 0 and count > 0
 
+    def preload(self, bytes data):
+        """Take `data` as what came first: the frames that a buffer before us got together with the request, say."""
+        if data:
+            self._add_left(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            self.received += PyBytes_GET_SIZE(data)
+            self._turn.received += PyBytes_GET_SIZE(data)
+
     def read_head(self, Py_ssize_t limit):
         """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
         cdef Py_ssize_t seen = 0, have, end, count

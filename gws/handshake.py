@@ -31,10 +31,12 @@ from gws.http import (
 )
 
 __all__ = [
+    "CONTINUE",
     "Fields",
     "Headers",
     "Request",
     "Response",
+    "accept_headers",
     "accept_response",
     "accept_upgrade",
     "check_origin",
@@ -42,6 +44,7 @@ __all__ = [
     "check_upgrade",
     "choose_protocol",
     "encode_response",
+    "expects_continue",
     "extensions",
     "new_key",
     "parse_request",
@@ -163,6 +166,24 @@ def accept_response(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Accept: {sec_websocket_accept(key)}\r\n{encode_fields(fields)}\r\n"
     ).encode("latin-1")
+
+
+def accept_headers(key: str, protocol: str | None = None, extensions: str | None = None) -> list[tuple[str, str]]:
+    """Return the header fields of the 101, for whoever encodes it himself."""
+    fields = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", sec_websocket_accept(key))]
+    return fields + _chosen(() if protocol is None else (protocol,), extensions)
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def expects_continue(request: Request) -> bool:
+    """Tell whether CONTINUE has to come before the 101.
+
+    "If a server receives both an Upgrade and an Expect header field with the "100-continue" expectation (Section
+    10.1.1), the server MUST send a 100 (Continue) response before sending a 101" (RFC 9110 section 7.8).
+    """
+    return request.headers.get("expect", "").lower() == "100-continue"
 
 
 # The client's side.

@@ -1,6 +1,6 @@
 """The opening of an accepted socket, from its first byte to the 101 or to a refusal (RFC 6455 section 4.2).
 
-Knows nothing of listening, nor of what comes after the 101.
+Knows nothing of listening, nor of what comes after the 101.   `agree` is for every server, whoever reads its heads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import ssl as tls
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from _socket import socket
@@ -22,7 +22,7 @@ from gws.listener import Listener
 from gws.stream import Stream
 from gws.websocket import WebSocket
 
-__all__ = ["FAILURES", "Opening", "Options"]
+__all__ = ["FAILURES", "Agreement", "Opening", "Options", "Terms", "agree"]
 
 log = logging.getLogger("gws")
 
@@ -32,14 +32,37 @@ _LINGER = 2.0  # seconds that a peer has for hanging up, once it was answered in
 
 
 @dataclass(frozen=True)
-class Options(Limits):
-    """The options of `listen()` and `start()`, besides where to listen."""
+class Terms(Limits):
+    """What an opening request is held to: the options of every kind of server."""
 
     max_header: int = 8192  #: bytes in the head of a request; beyond it: 431
-    handshake_timeout: float = 10  #: seconds for TLS and the opening handshake together; beyond it: 408
-    maxclient: int = 65535  #: connections at a time; beyond it: 503
     origins: Iterable[str] | None = None  #: those that a browser's page may have; None: the Host's own; "*": any
     protocols: Iterable[str] = ()  #: subprotocols that we speak
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._must_be_positive("max_header")
+        if isinstance(self.protocols, str):
+            raise TypeError("protocols must be a sequence of str, not str")
+        # Each handshake goes through them: a generator would be empty at the second.
+        object.__setattr__(self, "protocols", tuple(self.protocols))
+        if self.origins is not None:
+            origins = [self.origins] if isinstance(self.origins, str) else self.origins
+            object.__setattr__(self, "origins", frozenset(origins))
+
+    def _must_be_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Options(Terms):
+    """The options of `listen()` and `start()`, besides where to listen."""
+
+    handshake_timeout: float = 10  #: seconds for TLS and the opening handshake together; beyond it: 408
+    maxclient: int = 65535  #: connections at a time; beyond it: 503
     ssl: tls.SSLContext | None = None  #: for wss
     certfile: str | None = None  #: instead of `ssl`: a PEM file with the certificate (and its chain)
     keyfile: str | None = None  #: the PEM file with its key, if that is not in `certfile`
@@ -49,23 +72,43 @@ class Options(Limits):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_header", "handshake_timeout", "maxclient", "backlog"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
-        if isinstance(self.protocols, str):
-            raise TypeError("protocols must be a sequence of str, not str")
+        self._must_be_positive("handshake_timeout", "maxclient", "backlog")
         if self.ssl is not None and not hasattr(self.ssl, "wrap_socket"):
             raise TypeError(f"ssl must be an ssl.SSLContext, not {self.ssl!r}; files are certfile and keyfile")
         if self.ssl is not None and self.certfile is not None:
             raise ValueError("either ssl or certfile, not both")
         if self.keyfile is not None and self.certfile is None:
             raise ValueError("a keyfile needs a certfile")
-        # Each handshake goes through them: a generator would be empty at the second.
-        object.__setattr__(self, "protocols", tuple(self.protocols))
-        if self.origins is not None:
-            origins = [self.origins] if isinstance(self.origins, str) else self.origins
-            object.__setattr__(self, "origins", frozenset(origins))
+
+
+class Agreement(NamedTuple):
+    """What was agreed on with a client; `extensions` is the answer's header."""
+
+    key: str
+    protocol: str | None
+    extensions: str | None
+    deflate: deflate.Deflate | None
+
+
+def agree(request: http.Request, terms: Terms) -> Agreement:
+    """Judge an opening request, and choose among what it offers (section 4.2.2); HandshakeError for a refusal."""
+    key = handshake.check_upgrade(request)
+    handshake.check_origin(request, terms.origins)
+    protocol = handshake.choose_protocol(request, terms.protocols)
+    return Agreement(key, protocol, *_agree_on_compression(request, terms.compression))
+
+
+def _agree_on_compression(
+    request: http.Request, compression: deflate.Compression | None
+) -> tuple[str | None, deflate.Deflate | None]:
+    """Choose among the extensions that the client offers: compression is the one we know."""
+    if compression is None or "Sec-WebSocket-Extensions" not in request.headers:
+        return None, None
+    agreed = deflate.accept(handshake.extensions(request.headers), compression)
+    if agreed is None:
+        return None, None
+    answer, parameters = agreed
+    return answer, deflate.Deflate(parameters, compression, server=True)
 
 
 class Opening:
@@ -135,35 +178,21 @@ class Opening:
             return None, _encode(self._refuse(addr, HandshakeError(500, "the server has failed")), head_only)
 
     def _accept(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket, bytes]:
-        key = handshake.check_upgrade(request)
-        handshake.check_origin(request, self.options.origins)
+        agreed = agree(request, self.options)
         self._refuse_if_there_is_no_room()
         fd = WebSocket(stream, self, self.options, server=True, addr=addr)
-        fd.request = request
-        fd.protocol = handshake.choose_protocol(request, self.options.protocols)
-        extensions = self._agree(fd, request)
+        fd.request, fd.protocol, fd.deflate = request, agreed.protocol, agreed.deflate
         for callback in self._events.table["handshake"]:
             _judge(callback(fd, request))
         self._refuse_if_there_is_no_room()  # by now: the handlers may have taken their time
-        return fd, handshake.accept_response(key, fd.protocol, extensions)
+        answer = handshake.accept_response(agreed.key, fd.protocol, agreed.extensions)
+        return fd, handshake.CONTINUE + answer if handshake.expects_continue(request) else answer
 
     def _refuse_if_there_is_no_room(self) -> None:
         if self._listener is None:
             raise HandshakeError(503, "the server is stopping")
         if len(self.fds) >= self.options.maxclient:
             raise HandshakeError(503, "the server is full")
-
-    def _agree(self, fd: WebSocket, request: http.Request) -> str | None:
-        """Choose among the extensions that the client offers: compression is the one we know."""
-        compression = self.options.compression
-        if compression is None or "Sec-WebSocket-Extensions" not in request.headers:
-            return None
-        agreed = deflate.accept(handshake.extensions(request.headers), compression)
-        if agreed is None:
-            return None
-        answer, parameters = agreed
-        fd.deflate = deflate.Deflate(parameters, compression, server=True)
-        return answer
 
     def _ask_http(self, request: http.Request) -> http.Response | None:
         for callback in self._events.table["http"]:

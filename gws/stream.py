@@ -4,6 +4,7 @@ Knows neither what a message is nor what HTTP means.  This is the plain twin of 
 tests, no compiler.  It never asks the socket to wait: it parks its greenlet, and a watcher on the descriptor wakes it.
 
     Stream(sock, *, masked)                 masked: what the peer owes us (True to a server, False to a client)
+      preload(data)                         bytes that somebody else has received before
       read_head(limit) -> bytes             an HTTP head, through its blank line; nothing beyond it is consumed
       read(size) -> bytes                   bytes as they are
       read_frame(limit, partial, text) -> (first, payload)     the next frame, unmasked
@@ -106,6 +107,12 @@ class Stream(Outbox):
             return False
         (count,) = struct.unpack("i", fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4)))
         return bool(count)
+
+    def preload(self, data: bytes) -> None:
+        """Take `data` as what came first: the frames that a buffer before us got together with the request, say."""
+        self._data += data
+        self.received += len(data)
+        self._turn.received += len(data)
 
     def read_head(self, limit: int) -> bytes:
         """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""

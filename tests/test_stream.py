@@ -1483,7 +1483,17 @@ def test_the_plain_one_serves_elsewhere(monkeypatch: pytest.MonkeyPatch, pure: s
 def test_both_show_the_same_face() -> None:
     public = {name for name in dir(room.Plain) if not name.startswith("_")}
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
-    reads, writes = {"read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
+    reads, writes = {"preload", "read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
     counts = {"messages_received", "messages_sent"}
     assert public == reads | writes | ends | tells | counts
+
+
+def test_what_somebody_else_has_received_comes_first(pair: Any) -> None:
+    stream, peer = pair()
+    frame = b"\x82\x81\0\0\0\0a"
+    stream.preload(b"")
+    stream.preload(frame + frame[:3])
+    peer.sendall(frame[3:] + frame)
+    assert [stream.read_frame(100) for _ in range(3)] == [(0x82, b"a")] * 3
+    assert stream.received == 3 * len(frame)
