@@ -67,6 +67,11 @@ class Program:
         self._input.close()
 
     @property
+    def pid(self):
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def said(self):
         """All that it has said so far."""
         return "".join(self.lines)

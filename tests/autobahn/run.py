@@ -4,6 +4,9 @@ The suite is the one installed in the folder that AUTOBAHN_DIR names, or in ~/.c
 setup.sh installs it: the one in ../shared/autobahn (from the project's root) or in the folder that AUTOBAHN_SUITE
 names.  Without such a script, or without a Python 2.7, docker runs the image crossbario/autobahn-testsuite.
 
+With --through, our server is behind nginx or HAProxy (Debian's, with the configurations of examples/deploy), and the
+suite speaks wss to that.
+
 Exit status: 0 all verdicts are as expected, 1 some are not (or our peer has logged something), 2 there are no
 verdicts, 3 there is no suite.
 """
@@ -11,6 +14,7 @@ verdicts, 3 there is no suite.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import importlib.util
 import json
@@ -18,6 +22,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +30,7 @@ import suite
 from suite import ROOT, CannotRun, NoSuite
 
 HERE = Path(__file__).resolve().parent
+FRONTS = ("nginx", "haproxy")
 EXPECTED = json.loads((HERE / "expected.json").read_text())
 AGENT = "gws"
 STREAMS = ("compiled", "plain")
@@ -60,10 +66,16 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true", help="all of 1 to 7, 9 and 10, and a spread of 12 and 13")
     parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which stream (both)")
     parser.add_argument("--role", choices=[*ROLES, "both"], default="both", help="what gws is (both)")
+    parser.add_argument(
+        "--through", choices=FRONTS, help="wss to this proxy, before our server; by default cases 1 to 7"
+    )
     parser.add_argument("--reports", type=Path, default=ROOT / "reports/autobahn", help="the folder for its reports")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one role on one stream (3600)")
     options = parser.parse_args()
-    patterns = options.cases + QUICK * options.quick or ["*"]
+    if options.through and options.role == "client":
+        parser.error("a proxy is before servers")
+    options.role = "server" if options.through else options.role
+    patterns = options.cases + QUICK * options.quick or ["[1-7].*" if options.through else "*"]
     for pattern in patterns:
         if not select([pattern]):
             parser.error(f"no case has a name like {pattern}")
@@ -97,13 +109,15 @@ def environment_for(stream):
 
 def run(wstest, stream, role, environment, options):
     """Run the cases in one role on one stream; return how many things were judged, and how many are wrong."""
-    outdir = options.reports.absolute() / f"{stream}-{role}"
+    through = f", through {options.through}" if options.through else ""
+    outdir = options.reports.absolute() / "-".join(filter(None, [stream, role, options.through]))
     outdir.mkdir(parents=True, exist_ok=True)
-    print(f"{role}, {stream} stream, cases: {len(options.cases)}", flush=True)
+    print(f"{role}, {stream} stream{through}, cases: {len(options.cases)}", flush=True)
     began = time.monotonic()
     cases = ["*"] if options.cases == select(["*"]) else options.cases  # with "*", a case that is new to us shows
     with (outdir / f"{role}.log").open("w+") as log:
-        status = ROLES[role](wstest, outdir, cases, {"env": environment, "stderr": log}, options.timeout)
+        peer = {"env": environment, "stderr": log}
+        status = ROLES[role](wstest, outdir, cases, peer, options)
         log.seek(0)
         said = log.read()
     found = suite.verdicts(outdir, AGENT)
@@ -115,24 +129,47 @@ def run(wstest, stream, role, environment, options):
     return len({*options.cases, *found}) + bool(status or said), len(faults)
 
 
-def run_server(wstest, outdir, cases, peer, timeout):
+def run_server(wstest, outdir, cases, peer, options):
     """Have the fuzzing client go through the cases against our server; return its status if it did not survive."""
     command = [sys.executable, HERE / "server.py"]
     with suite.running(command, stdout=subprocess.PIPE, text=True, **peer) as server:
         url = server.stdout.readline().strip()
         if not url:
             raise CannotRun(f"our server did not start: see {outdir}/server.log")
-        with suite.fuzzing_client(wstest, outdir, cases, AGENT, url) as fuzzer:
-            wait(fuzzer, timeout)
+        with contextlib.ExitStack() as stack:
+            if options.through:
+                url = stack.enter_context(front(options.through, outdir, url))
+            fuzzer = stack.enter_context(suite.fuzzing_client(wstest, outdir, cases, AGENT, url))
+            wait(fuzzer, options.timeout)
         return server.poll()
 
 
-def run_client(wstest, outdir, cases, peer, timeout):
+@contextlib.contextmanager
+def front(name, outdir, url):
+    """Run a proxy before the server at `url`; what comes is its URL."""
+    sys.path.append(str(HERE.parent))
+    import deploy
+
+    if deploy.found(name) is None:
+        raise CannotRun(f"there is no {name} here")
+    with tempfile.TemporaryDirectory() as folder:
+        proxy = deploy.FRONTS[name].of(Path(folder), suite.free_port())
+        deploy.write_certificate(proxy.folder)
+        proxy.configure(("127.0.0.1", int(url.rpartition(":")[2])))
+        with (
+            (outdir / f"{name}.log").open("wb") as log,
+            suite.running(proxy.command, stdout=log, stderr=log) as process,
+        ):
+            suite.wait_until_it_listens(process, proxy.port, f"{name} did not start: see {outdir}/{name}.log")
+            yield proxy.url
+
+
+def run_client(wstest, outdir, cases, peer, options):
     """Have our client go through the cases with the fuzzing server, which then reports; return our client's status."""
     with suite.fuzzing_server(wstest, outdir, cases) as url:
         peer["env"] = {**peer["env"], "AUTOBAHN_URL": url, "AUTOBAHN_AGENT": AGENT}
         with suite.running([sys.executable, HERE / "client.py"], **peer) as client:
-            wait(client, timeout)
+            wait(client, options.timeout)
         ask_for_reports(url)
     return client.returncode
 

@@ -100,16 +100,26 @@ def fuzzing_client(wstest, outdir, cases, agent, url):
 @contextlib.contextmanager
 def fuzzing_server(wstest, outdir, cases):
     """Wait for clients, until stopped; what comes is its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
+    port = free_port()
     url = f"ws://127.0.0.1:{port}"
     with _running_wstest(wstest, outdir, "fuzzingserver", cases, url=url) as process:
-        until = time.monotonic() + _STARTS_WITHIN
-        while not _listens(port):
-            if process.poll() is not None or time.monotonic() > until:
-                raise CannotRun(f"the fuzzing server did not start: see {outdir}/wstest.log")
-            time.sleep(0.05)
+        wait_until_it_listens(process, port, f"the fuzzing server did not start: see {outdir}/wstest.log")
         yield url
+
+
+def free_port():
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return unused.getsockname()[1]
+
+
+def wait_until_it_listens(process, port, otherwise):
+    """Wait for a program to listen; CannotRun, with the text `otherwise`, if it does not."""
+    until = time.monotonic() + _STARTS_WITHIN
+    while not _listens(port):
+        if process.poll() is not None or time.monotonic() > until:
+            raise CannotRun(otherwise)
+        time.sleep(0.05)
 
 
 def _listens(port):

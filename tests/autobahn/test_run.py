@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import deploy
 import pytest
 import run
 import suite
@@ -42,6 +43,25 @@ def test_the_quick_cases_are_all_but_those_of_compression_and_a_spread_of_these(
     assert set(every) - set(quick) <= compressed
     groups = {case.rpartition(".")[0] for case in compressed}
     assert {case.rpartition(".")[0] for case in compressed.intersection(quick)} == groups
+
+
+def parsed(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["run.py", *words])
+    return run.parse_arguments()
+
+
+@pytest.mark.parametrize("proxy", deploy.FRONTS)
+def test_through_a_proxy_goes_the_server_and_cases_1_to_7(monkeypatch, proxy):
+    options = parsed(monkeypatch, "--through", proxy)
+    assert options.role == "server"
+    assert len(options.cases) == 246
+    assert {case.partition(".")[0] for case in options.cases} == set("1234567")
+
+
+def test_through_a_proxy_goes_no_client(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        parsed(monkeypatch, "--through", "nginx", "--role", "client")
+    assert "a proxy is before servers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
