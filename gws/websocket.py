@@ -13,10 +13,10 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import gevent
 from gevent.event import AsyncResult
@@ -104,6 +104,8 @@ class WebSocket(Goodbye):
         "request",
     )
 
+    _frames: ClassVar[dict[int, Callable[..., Any]]]  # below
+
     def __init__(self, stream: Stream, owner: Owner, limits: Limits, *, server: bool, addr: Any = None):
         super().__init__(stream, limits, server)
         self._owner = owner
@@ -177,7 +179,7 @@ class WebSocket(Goodbye):
                 if first == _WHOLE_TEXT and self._fragments is None:
                     message: Message | None = payload
                 else:
-                    message = _FRAMES[first](self, first, payload)
+                    message = self._frames[first](self, first, payload)
             except ProtocolError as error:
                 self._fail(error)
                 continue
@@ -377,7 +379,8 @@ def _interrupted() -> ProtocolError:
     return ProtocolError("a message begins before the last one has ended (RFC 6455 section 5.4)")
 
 
-_FRAMES: dict[int, Any] = {
+#: What is done with a frame, by its first byte; a subclass may have others.
+WebSocket._frames = {
     FIN | TEXT: WebSocket._on_text,
     FIN | BINARY: WebSocket._on_binary,
     FIN | CONTINUATION: WebSocket._on_more,

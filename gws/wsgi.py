@@ -22,7 +22,7 @@ from gws.errors import ConnectionClosed, HandshakeError
 from gws.goodbye import OPEN
 from gws.keepalive import keepalive
 from gws.message import Message
-from gws.opening import FAILURES, Terms, agree
+from gws.opening import FAILURES, Agreement, Terms, agree
 from gws.stream import Stream
 from gws.websocket import WebSocket as _WebSocket
 
@@ -106,6 +106,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
     """
 
     websocket_class: ClassVar[type[WebSocket]] = WebSocket
+    stream_class: ClassVar[type[Stream]] = Stream
     options: ClassVar[Options] = Options()
     automatic: ClassVar[bool] = True  #: False: an app that wants a connection calls `upgrade(environ)`
     websocket: WebSocket | None = None  #: the connection, while there is one
@@ -188,20 +189,24 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
 
         What the 101 says goes through `start_response`, as any response does.   Blocks while the peer is too slow.
         """
+        request, agreed = self._judge()
+        if handshake.expects_continue(request):
+            self._sendall(handshake.CONTINUE)  # type: ignore[attr-defined]
+        self.start_response("101 Switching Protocols", handshake.accept_headers(*agreed[:3]))
+        self.write(b"")
+        fd = self.websocket_class(self._take_socket(), self, self.websocket_options(), request)
+        fd.protocol, fd.deflate = agreed.protocol, agreed.deflate
+        self._opened(fd)
+        return fd
+
+    def _judge(self) -> tuple[http.Request, Agreement]:
+        """Read the request as gws does, and agree with it; HandshakeError if it is unsound."""
         options = self.websocket_options()
         head = b"".join(self._head)
         if len(head) > options.max_header:
             raise HandshakeError(431, f"the head is longer than {options.max_header} bytes")
         request = http.parse_request(head)
-        agreed = agree(request, options)
-        if handshake.expects_continue(request):
-            self._sendall(handshake.CONTINUE)  # type: ignore[attr-defined]
-        self.start_response("101 Switching Protocols", handshake.accept_headers(*agreed[:3]))
-        self.write(b"")
-        fd = self.websocket_class(self._take_socket(), self, options, request)
-        fd.protocol, fd.deflate = agreed.protocol, agreed.deflate
-        self._opened(fd)
-        return fd
+        return request, agree(request, options)
 
     def refuse(self, refusal: HandshakeError) -> None:
         """Answer an unsound request, after which the connection is closed.   Blocks while the peer is too slow."""
@@ -224,7 +229,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
         self.rfile.close()
         self.close_connection = True
         sock = self.socket if hasattr(self.socket, "pending") else _plain(self.socket)
-        stream = Stream(sock, masked=True)
+        stream = self.stream_class(sock, masked=True)
         stream.preload(rest)
         return stream
 
