@@ -8,6 +8,8 @@ command does, other rooms do; one that needs more than a screenful here has its 
     python -m gws echo --certfile cert.pem --origin '*'     the same over TLS, and for pages from anywhere
     python -m gws echo --path /tmp/echo.sock                ... and on a Unix socket
 
+    python -m gws serve chat --workers 4                    the handlers of chat.py, in four processes (with gunicorn)
+
     python -m gws connect ws://127.0.0.1:8888               type lines, read the answers; Ctrl-D ends it
     printf 'a\\nb\\n' | python -m gws connect ws://127.0.0.1:8888            send two lines, print two answers
     python -m gws connect --ping wss://example.org/ </dev/null              is it alive, and how far away?
@@ -23,7 +25,6 @@ stderr.  Exit status: 0 for a good end, 1 for a bad one, 2 for wrong use, 128 an
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -34,19 +35,19 @@ import ssl
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gevent
 
 import gws.client
 import gws.server
-from gws import __version__, bench, terminal
+from gws import __version__, bench, serving, terminal
 from gws.errors import GwsError, HandshakeError
-from gws.sockethelper import client_context, netloc
+from gws.sockethelper import client_context
 from gws.stream import Plain, Stream
 from gws.talk import WAIT, Talk, signals_raise
 from gws.url import Target
-from gws.websocket import Limits, WebSocket
+from gws.websocket import WebSocket
 
 __all__ = ["COMMANDS", "Command", "main"]
 
@@ -125,66 +126,10 @@ def _refusal(error: HandshakeError) -> str:
 # ------------------------------------------------------------------------------------------------------------ echo
 
 
-class _Echo(gws.server.Server):
-    """A server that tells where it listens: the port may be the kernel's choice."""
-
-    def start(self, *where: Any, **options: Any) -> None:
-        super().start(*where, **options)
-        scheme = "wss" if options["certfile"] else "ws"
-        url = self.address if isinstance(self.address, str) else f"{scheme}://{netloc(*self.address[:2])}"
-        gevent.spawn(self._announce, url)  # once listen() waits: a signal stops it in order from then on
-
-    def _announce(self, url: str) -> None:
-        with contextlib.suppress(OSError):  # nobody wants to know
-            terminal.write(f"listening on {url}\n")
-
-
-def _echo_arguments(parser: ArgumentParser) -> None:
-    defaults = gws.server.Options
-    add = parser.add_argument
-    add("--address", default="127.0.0.1", help="where to listen (%(default)s); :: is everywhere")
-    add("--port", type=int, default=8888, help="0: any that is free (%(default)s)")
-    add("--path", help="listen on this Unix socket instead")
-    add("--certfile", metavar="PEM", help="serve wss, with this certificate (and its chain)")
-    add("--keyfile", metavar="PEM", help="the certificate's key, if it is not in the same file")
-    add(
-        "--origin",
-        dest="origins",
-        action="append",
-        metavar="ORIGIN",
-        help="let in pages from here; '*': any (only our own)",
-    )
-    add("--protocol", dest="protocols", action="append", default=[], metavar="NAME", help="speak this subprotocol, too")
-    add("--maxclient", type=int, default=defaults.maxclient, metavar="N", help="connections at a time (%(default)s)")
-    add("--reuse-port", action="store_true", help="share the port with other processes")
-    _add_limits(parser)
-
-
-def _add_limits(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--max-message", type=int, default=Limits.max_message, metavar="BYTES", help="the longest one (%(default)s)")
-    add("--ping-interval", type=float, default=Limits.ping_interval, metavar="SECONDS", help="0: none (%(default)s)")
-    add("--ping-timeout", type=float, default=Limits.ping_timeout, metavar="SECONDS", help="(%(default)s)")
-    add("--no-compression", dest="compression", action="store_const", const=None, default=Limits.compression)
-
-
-def _limits(args: Namespace) -> dict[str, Any]:
-    return {
-        "max_message": args.max_message,
-        "ping_interval": args.ping_interval or None,
-        "ping_timeout": args.ping_timeout,
-        "compression": args.compression,
-    }
-
-
 def _echo(args: Namespace) -> int:
-    if args.keyfile and not args.certfile:
-        raise ValueError("--keyfile is of no use without --certfile")
-    server = _Echo()
+    server = gws.server.Server()
     server.on("message", WebSocket.write)
-    names = ("certfile", "keyfile", "origins", "protocols", "maxclient", "reuse_port")
-    options = {name: getattr(args, name) for name in names}
-    server.listen(args.address, args.port, path=args.path, **options, **_limits(args))
+    serving.listen(server, args)
     return 0
 
 
@@ -207,7 +152,7 @@ def _connect_arguments(parser: ArgumentParser) -> None:
     add("--wait", type=float, default=WAIT, metavar="SECONDS", help=wait)
     add("--binary", action="store_true", help="send each line as a binary message")
     add("--ping", action="store_true", help="tell the round trip of a ping, first")
-    _add_limits(parser)
+    serving.limit_arguments(parser)
 
 
 def _url(text: str) -> str:
@@ -232,7 +177,7 @@ def _connect(args: Namespace) -> int:
     client = gws.client.new()
     talk = Talk(client, binary=args.binary, ping=args.ping, wait=None if math.isinf(args.wait) else args.wait)
     with terminal.as_found(0, 1), signals_raise():
-        client.connect(args.url, headers=args.header, ssl=context, **options, **_limits(args))
+        client.connect(args.url, headers=args.header, ssl=context, **options, **serving.limits(args))
         return talk.run()
 
 
@@ -245,7 +190,8 @@ def _insecure_context() -> ssl.SSLContext:
 
 #: What there is; `bench` and others may be added by their rooms.
 COMMANDS = {
-    "echo": Command("Send back whatever comes.", _echo_arguments, _echo),
+    "echo": Command("Send back whatever comes.", serving.listen_arguments, _echo),
+    "serve": Command("Serve what a module does, in one process or in several.", serving.arguments, serving.run),
     "connect": Command("Talk to a server from the terminal, or through a pipe.", _connect_arguments, _connect),
     "bench": Command("Put a load on a server, and tell what it bore.", bench.arguments, bench.run),
 }

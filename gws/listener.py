@@ -27,11 +27,12 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Listener:
     """Calls `accepted(sock, addr)` in the hub for each connection that comes: raw and non-blocking, as `sock` is."""
 
-    __slots__ = ("_accepted", "_exhausted", "_loop", "_timer", "_watcher", "sock")
+    __slots__ = ("_accepted", "_at_once", "_exhausted", "_loop", "_timer", "_watcher", "sock")
 
-    def __init__(self, sock: socket, accepted: Callable[[socket, Any], None]):
+    def __init__(self, sock: socket, accepted: Callable[[socket, Any], None], *, shared: bool = False):
         self.sock = sock
         self._accepted = accepted
+        self._at_once = 1 if shared else _AT_ONCE  # one, so that other processes get their share of a crowd
         self._loop = get_hub().loop
         self._watcher: Any = self._loop.io(sock.fileno(), _READ)
         self._timer: Any = None
@@ -53,7 +54,7 @@ class Listener:
         self._watcher.close()
 
     def _ready(self) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(self._at_once):
             try:
                 fd, addr = self.sock._accept()  # type: ignore[attr-defined]  # what socket.accept() is made of
             except BlockingIOError:

@@ -65,33 +65,55 @@ class Server(Opening):
 
     # ------------------------------------------------------------------------------------- starting, stopping
 
-    def listen(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
+    def listen(
+        self,
+        address: str = "127.0.0.1",
+        port: int = 8888,
+        *,
+        path: str | None = None,
+        sock: socket | None = None,
+        **options: Any,
+    ) -> None:
         """Serve until stopped; SIGTERM and SIGINT stop gracefully, a second one at once.   Blocks.
 
         (In another thread than the main one there are no signals.)
-        `options` are the fields of `Options`; `path` is a Unix socket's, instead of an address and a port.
+        `options` are the fields of `Options`.  Instead of an address and a port: `path`, a Unix socket's; or `sock`, a
+        socket that listens already, perhaps in other processes, too.  It is the server's from then on.
         """
         with hearing_signals(self._signalled):  # before anybody can connect, and find a server that a signal kills
-            self.start(address, port, path=path, **options)
+            self.start(address, port, path=path, sock=sock, **options)
             try:
                 self._stopped.wait()
             finally:
                 self.stop(timeout=0)
 
-    def start(self, address: str = "127.0.0.1", port: int = 8888, *, path: str | None = None, **options: Any) -> None:
+    def start(
+        self,
+        address: str = "127.0.0.1",
+        port: int = 8888,
+        *,
+        path: str | None = None,
+        sock: socket | None = None,
+        **options: Any,
+    ) -> None:
         """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved."""
         if self._listener is not None:
             raise RuntimeError(f"{self!r} is serving already")
+        if sock is not None and not isinstance(sock, socket):
+            raise TypeError(f"sock must be a socket of the standard library's, not {sock!r}")
         self._stopped.clear()  # here, since a signal may come while the name is resolved
         self.options = opts = _options(options)
         self._context = opts.ssl or (
             sockethelper.server_context(opts.certfile, opts.keyfile) if opts.certfile else None
         )
-        where: Any = {"path": path} if path is not None else {"address": address, "port": port}
-        sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
+        shared = sock is not None
+        if sock is None:
+            where: Any = {"path": path} if path is not None else {"address": address, "port": port}
+            sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
+        sock.setblocking(False)
         self.address = sock.getsockname() if path is None else path
         self._keepalive = None if opts.ping_interval is None else keepalive(opts.ping_interval, opts.ping_timeout)
-        self._listener = Listener(sock, self._accepted)
+        self._listener = Listener(sock, self._accepted, shared=shared)
         self._listener.start()
         _started().add(self)
 

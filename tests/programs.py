@@ -95,9 +95,13 @@ class Program:
             pass
         return self._process.wait(PATIENCE)
 
+    def send_signal(self, number=signal.SIGTERM):
+        """Send it a signal, and do not wait for what it does."""
+        self._process.send_signal(number)
+
     def stop(self, number=signal.SIGTERM):
         """Send it a signal, and return its exit status."""
-        self._process.send_signal(number)
+        self.send_signal(number)
         return self.wait()
 
     def wait_until_it_listens(self, port):

@@ -10,6 +10,7 @@ import struct
 import sys
 from contextlib import suppress
 
+import _socket
 import gevent
 import gevent.socket
 import pytest
@@ -308,6 +309,34 @@ class TestEvents:
     def test_an_unknown_event(self):
         with pytest.raises(ValueError, match="no event 'mesage'; there are handshake, http, refusal, connection"):
             Server().on("mesage", print)
+
+    def test_a_socket_that_listens_already_is_the_server_s_from_then_on(self, serve, enter):
+        sock = socket.create_server(("127.0.0.1", 0))
+        server = serve(sock=sock)
+        assert server.address == sock.getsockname()
+        enter(server).leave()
+        server.stop(timeout=0)
+        assert sock.fileno() == -1
+
+    def test_two_servers_on_one_socket_have_their_share_of_a_crowd(self, serve, enter):
+        """As in two processes: each accepts one at a time."""
+        sock = socket.create_server(("127.0.0.1", 0), backlog=100)
+        crowd = []
+        for _ in range(50):
+            crowd.append(_socket.socket())
+            crowd[-1].connect(sock.getsockname())  # the kernel's backlog takes it, and no loop turns meanwhile
+        one, other = serve(sock=sock), serve(sock=sock.dup())
+        until(lambda: len(one._greenlets) + len(other._greenlets) == 50)
+        assert one._greenlets
+        assert other._greenlets
+        one.stop(timeout=0)
+        enter(other).leave()  # the socket is open in the other
+        for each in crowd:
+            each.close()
+
+    def test_a_socket_must_be_one(self):
+        with pytest.raises(TypeError, match="sock must be a socket"):
+            Server().start(sock="127.0.0.1")
 
     def test_the_module_s_functions_are_a_default_server_s(self):
         for name in ("on", "off", "listen", "start", "stop"):
