@@ -99,8 +99,9 @@ class Server(Opening):
         """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved."""
         if self._listener is not None:
             raise RuntimeError(f"{self!r} is serving already")
+        sock = getattr(sock, "_sock", sock)  # of gevent's, the one within
         if sock is not None and not isinstance(sock, socket):
-            raise TypeError(f"sock must be a socket of the standard library's, not {sock!r}")
+            raise TypeError(f"sock must be a socket, not {sock!r}")
         self._stopped.clear()  # here, since a signal may come while the name is resolved
         self.options = opts = _options(options)
         self._context = opts.ssl or (

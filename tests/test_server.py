@@ -310,8 +310,11 @@ class TestEvents:
         with pytest.raises(ValueError, match="no event 'mesage'; there are handshake, http, refusal, connection"):
             Server().on("mesage", print)
 
-    def test_a_socket_that_listens_already_is_the_server_s_from_then_on(self, serve, enter):
-        sock = socket.create_server(("127.0.0.1", 0))
+    @pytest.mark.parametrize("kind", [socket.socket, gevent.socket.socket])
+    def test_a_socket_that_listens_already_is_the_server_s_from_then_on(self, kind, serve, enter):
+        sock = kind()
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
         server = serve(sock=sock)
         assert server.address == sock.getsockname()
         enter(server).leave()
