@@ -394,7 +394,7 @@ cdef class Stream:
     cdef Chunk *_chunks
     cdef int _chunks_begin, _chunks_end, _chunks_room
     cdef long long _warned
-    cdef readonly long long pending, received, sent, messages_received, messages_sent
+    cdef readonly long long pending, received, sent, messages_received, messages_sent, unanswered
     cdef public int rsv
     cdef public object warn
 
@@ -502,6 +502,7 @@ cdef class Stream:
             <uint8_t *>self._left + self._left_begin, self._left_end - self._left_begin)
         if self._first & 0x88 == 0x80:          # FIN, and no control frame
             self.messages_received += 1
+            self.unanswered += 1
             self._turn.messages_received += 1
         return self._first, payload
 
@@ -859,6 +860,8 @@ cdef class Stream:
         if first & 0x88 == 0x80:
             self.messages_sent += 1
             self._turn.messages_sent += 1
+            if self.unanswered:
+                self.unanswered -= 1
         if not self._masked:
             self._turn.draw(key)
             header[1] |= 0x80
@@ -929,6 +932,8 @@ cdef class Stream:
         if PyBytes_AS_STRING(data)[0] & 0x88 == 0x80:      # (of no bytes, the first is a NUL)
             self.messages_sent += 1
             self._turn.messages_sent += 1
+            if self.unanswered:
+                self.unanswered -= 1
         self._leave_later()
 
     def flush(self):

@@ -51,7 +51,8 @@ class Stream(Outbox):
     `rsv` holds the reserved bits that an extension has given a meaning; `warn`, if set, is called with the pending
     bytes when they pass 1 MiB, at each doubling from there, and with 0 when the peer has caught up.  It may be called
     in the hub and must not block.  `received` and `sent` count bytes; `messages_received` and `messages_sent` count the
-    frames that end a message, as they are read and as they are taken to be sent.
+    frames that end a message, as they are read and as they are taken to be sent.  `unanswered` is how many were read
+    that no message of ours has followed, one for each.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Stream(Outbox):
         "messages_sent",
         "received",
         "rsv",
+        "unanswered",
     )
 
     def __init__(self, sock: socket, *, masked: bool):
@@ -86,7 +88,7 @@ class Stream(Outbox):
         self._body: bytearray | None = None  # its payload so far, unmasked, if it did not come in one piece
         self._utf8: Utf8 | None = None  # of a text that does not come in one piece
         self._wrong: ProtocolError | None = None  # what the peer broke: every further read tells it again
-        self.received = self.messages_received = self.messages_sent = 0
+        self.received = self.messages_received = self.messages_sent = self.unanswered = 0
         self.rsv = 0
 
     def __repr__(self) -> str:
@@ -327,10 +329,13 @@ class Stream(Outbox):
         if _ends_message(first):
             self.messages_sent += 1
             self._turn.messages_sent += 1
+            if self.unanswered:
+                self.unanswered -= 1
 
     def _count_received(self, first: int) -> None:
         if _ends_message(first):
             self.messages_received += 1
+            self.unanswered += 1
             self._turn.messages_received += 1
 
     # ------------------------------------------------------------------------------------------------- the end

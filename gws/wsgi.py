@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 import _socket
 import gevent
-from gevent import pywsgi
+from gevent import getcurrent, pywsgi
 
 from gws import handshake, http
 from gws.errors import ConnectionClosed, HandshakeError
@@ -26,7 +26,7 @@ from gws.opening import FAILURES, Agreement, Terms, agree
 from gws.stream import Stream
 from gws.websocket import WebSocket as _WebSocket
 
-__all__ = ["Options", "WebSocket", "WebSocketHandler", "upgrade"]
+__all__ = ["Options", "WebSocket", "WebSocketHandler", "handlers", "upgrade"]
 
 Options = Terms  #: the options of a handler class
 
@@ -36,7 +36,7 @@ _read, _write = _WebSocket.read, _WebSocket.write
 class WebSocket(_WebSocket):
     """A connection in a WSGI app: a gws.websocket.WebSocket, with what gevent-websocket's users call besides."""
 
-    __slots__ = ("_patience", "environ", "handler")
+    __slots__ = ("_dropped", "_farewell", "_patience", "environ", "handler")
 
     def __init__(self, stream: Stream, handler: WebSocketHandler, options: Options, request: http.Request):
         super().__init__(stream, handler, options, server=True, addr=handler.client_address or None)
@@ -44,12 +44,42 @@ class WebSocket(_WebSocket):
         self.environ: dict[str, Any] = handler.environ  #: of the request, as the server has made it
         self.request = request
         self._patience: float | None = None
+        self._farewell: tuple[int, str] | None = None  # what it is going to be closed with
+        self._dropped = 0  # messages that have come since
+
+    def read(self) -> Message:
+        """Return the next whole message, as ever; what comes when it is leaving is nobody's.   Blocks."""
+        while True:
+            if self._farewell is not None and self.state == OPEN and self._owes_nothing():
+                self.close(*self._farewell)
+            message = _read(self)
+            if self._farewell is None:
+                return message
+            self._dropped += 1
+
+    _recv = read
+
+    def leave(self, code: int = 1001, reason: str = "") -> None:
+        """Hand no message to anybody from now on, and close when its app reads again and has answered what it got."""
+        self._farewell = (code, reason)
+
+    @property
+    def settled(self) -> bool:
+        """Whether its app is reading, and has sent a message for each that it got."""
+        return self.stream.reading and self._owes_nothing()
+
+    def _owes_nothing(self) -> bool:
+        return self.stream.unanswered <= self._dropped
 
     def receive(self) -> Message | None:
         """Return the next message, None once the connection is over.   Blocks.   TimeoutError: see `settimeout`."""
+        hurried = self._patience is not None or self._farewell is not None
         try:
-            if self._patience is None:
-                return _read(self)
+            if not hurried:  # `read`, without the cost of a call
+                message = _read(self)
+                if self._farewell is None:
+                    return message
+                self._dropped += 1
             with gevent.Timeout(self._patience, TimeoutError("the peer has sent nothing")):
                 return self.read()
         except ConnectionClosed:
@@ -113,6 +143,9 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
     environ: dict[str, Any]
     command: str
     path: str
+    running: Any = None  #: the greenlet that handles the socket
+    idle = False  #: whether it waits for a request
+    served = 0  #: requests that have come so far
     _head: list[bytes]  # the lines of the request's head, as they came
 
     @classmethod
@@ -128,6 +161,25 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
         """Hear of pings, pongs and slow peers (see `websocket.Owner`)."""
 
     # ------------------------------------------------------------------------------------------- pywsgi's hooks
+
+    def handle(self) -> None:
+        """Handle the socket's requests, and be known to the server as long.   Blocks."""
+        present = handlers(self.server)
+        self.running = getcurrent()
+        present.add(self)
+        try:
+            super().handle()
+        finally:
+            present.discard(self)
+            self.running = None
+
+    def read_requestline(self) -> str:
+        """Wait for a request.   Blocks."""
+        self.idle = True
+        line = super().read_requestline()
+        self.idle = False
+        self.served += 1
+        return line
 
     def read_request(self, raw_requestline: str) -> Any:
         """Keep the head as it comes: of what pywsgi makes of it, nobody can tell any more whether it was sound."""
@@ -268,6 +320,12 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
                 keepalive(options.ping_interval, options.ping_timeout).discard(fd)
             self.response_length += fd.stream.sent
             self.environ["wsgi.websocket"] = self.websocket = None
+
+
+def handlers(server: Any) -> set[WebSocketHandler]:
+    """Return the handlers of the server's sockets, as they are at work."""
+    present: set[WebSocketHandler] = vars(server).setdefault("gws_handlers", set())
+    return present
 
 
 def upgrade(environ: dict[str, Any]) -> WebSocket:

@@ -1485,7 +1485,7 @@ def test_both_show_the_same_face() -> None:
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
     reads, writes = {"preload", "read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
-    counts = {"messages_received", "messages_sent"}
+    counts = {"messages_received", "messages_sent", "unanswered"}
     assert public == reads | writes | ends | tells | counts
 
 

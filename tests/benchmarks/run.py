@@ -50,6 +50,7 @@ SERVERS = {
     "gevent-ws": Server("gevent-ws", "with_gevent_ws.py", ("gevent-ws",)),
     "simple-websocket": Server("simple-websocket", "with_simple_websocket.py", ("simple-websocket", "wsproto")),
     "ws4py": Server("ws4py", "with_ws4py.py", ("ws4py",)),
+    "gws-wsgi": Server("gws in pywsgi", "with_gws_wsgi.py", (), {"GWS_PURE": ""}),
 }
 USUAL = list(SERVERS)[:7]
 BASE = "picows"
@@ -89,7 +90,7 @@ def parse_arguments():
     add("-w", "--warmup", type=float, default=0.3, metavar="SECONDS", help="before that, not counted (%(default)s)")
     add("--loads", type=_among(LOADS), default=list(LOADS), metavar="NAME,...", help=f"of {', '.join(LOADS)}")
     add("--servers", type=_among(SERVERS), default=USUAL, metavar="NAME,...", help=f"({','.join(USUAL)})")
-    add("--all", dest="servers", action="store_const", const=list(SERVERS), help="all servers: also the last three")
+    add("--all", dest="servers", action="store_const", const=list(SERVERS), help="all servers: also the last four")
     add("--base", default=BASE, metavar="NAME", help="the server that ratios are to (%(default)s, as in the picture)")
     add("--processors", type=_pair, default=(0, 1), metavar="A,B", help="for the server, and for the load (0,1)")
     add("--python", metavar="PATH", help="a Python that has the peers, instead of a venv; gws is that of this tree")
