@@ -19,6 +19,8 @@ from gws.server import Server
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 SERVERS = ["blocking", "chat", "echoserver", "patched", "tls"]
+CLIENTS = ["echoclient", "patchedclient"]
+COMMANDS = {"locustfile": "locust -f"}  # where it is another than python
 
 
 @contextmanager
@@ -64,11 +66,12 @@ def fetch(port, path="/", method="GET"):
 def test_an_example_is_short_and_begins_with_its_command(name):
     source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
     assert source.count("\n") <= 60
-    assert ast.get_docstring(ast.parse(source)).startswith(f"python examples/{name}.py")
+    command = COMMANDS.get(name, "python")
+    assert ast.get_docstring(ast.parse(source)).startswith(f"{command} examples/{name}.py")
 
 
 def test_every_example_is_tested():
-    assert sorted([*SERVERS, "echoclient"]) == EXAMPLES
+    assert sorted([*SERVERS, *CLIENTS, *COMMANDS]) == EXAMPLES
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -128,6 +131,24 @@ def test_echoclient_says_hello_and_prints_what_comes():
 
 
 # ---------------------------------------------------------------------------------------------------------- patched
+
+
+def test_patchedclient_waits_in_all_of_its_threads_at_once():
+    server, most = Server(), 0
+
+    def message(fd, msg):
+        nonlocal most
+        most = max(most, len(server.fds))
+        fd.write(msg)
+
+    server.on("message", message)
+    server.start("127.0.0.1", 0)
+    with python("examples/patchedclient.py", f"ws://127.0.0.1:{server.port}") as program:
+        assert program.wait() == 0, program.said
+    server.stop()
+    assert most > 1
+    assert "50 clients, 1000 echoes, median " in program.said
+    assert "Traceback" not in program.said
 
 
 @pytest.mark.parametrize(
@@ -342,3 +363,60 @@ def test_a_page_from_elsewhere_is_refused(room):
 def assert_unharmed(guest):
     guest.say(text="still here")
     assert guest.hear()["text"] == "still here"
+
+
+# ----------------------------------------------------------------------------------------------------------- locust
+
+
+@contextmanager
+def echoing(**handlers):
+    """Run an echo server, or another one, in this process."""
+    server = Server()
+    for event, handler in (handlers or {"message": lambda fd, msg: fd.write(msg)}).items():
+        server.on(event, handler)
+    server.start("127.0.0.1", 0)
+    yield server
+    server.stop(timeout=1)
+
+
+@pytest.fixture
+def locust():
+    """Return a function that loads a server with a few users for a while: (exit status, what it reports)."""
+    pytest.importorskip("pytest_locust", reason="locust is not installed: pip install 'gevent-gws[test]'")
+
+    def run(port, *report, users=5, seconds=2):
+        command = ["-m", "locust", "-f", "examples/locustfile.py", "--headless", "--only-summary", *report]
+        load = ["-u", users, "-r", users, "-t", f"{seconds}s", "-H", f"ws://127.0.0.1:{port}"]
+        with python(*command, *load, within=["env", "PYTHONDEVMODE="]) as program:
+            return program.wait(), program.said
+
+    return run
+
+
+def test_locust_reports_echoes_by_name_and_time(locust, tmp_path):
+    with echoing() as server:
+        status, said = locust(server.port, "--json-file", tmp_path / "it", seconds=3)
+    assert status == 0, said
+    rows = {row["name"]: row for row in json.loads((tmp_path / "it.json").read_text())}
+    assert set(rows) == {"connect", "echo", "close"}
+    assert 1 <= rows["connect"]["num_requests"] == rows["close"]["num_requests"] <= 5
+    assert rows["echo"]["num_requests"] > 0
+    assert rows["echo"]["total_response_time"] > 0
+    assert rows["echo"]["total_content_length"] >= rows["echo"]["num_requests"]
+    assert sum(row["num_failures"] for row in rows.values()) == 0
+
+
+FAILING = {
+    "another answer": {"message": lambda fd, msg: fd.write("nonsense")},
+    "ConnectionClosed": {"message": lambda fd, msg: fd.close(4000, "no more")},
+    "HandshakeError": {"handshake": lambda fd, request: 403},
+}
+
+
+@pytest.mark.parametrize("failure", FAILING)
+def test_locust_reports_failures_by_name(locust, failure):
+    with echoing(**FAILING[failure]) as server:
+        status, said = locust(server.port, users=1)
+    assert status == 1, said
+    assert "Error report" in said
+    assert failure in said
