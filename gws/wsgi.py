@@ -3,129 +3,28 @@
     WSGIServer(("", 8000), app, handler_class=gws.wsgi.WebSocketHandler).serve_forever()
 
 Knows pywsgi, which reads the heads and answers everything else as ever; `opening` judges the request, and from the 101
-on the socket is a stream's.  The connection has gws's own calls and those of gevent-websocket, whose place it takes.
-Knows nothing of gunicorn, nor of other libraries' names (see `worker` and `drop_in`).
+on the socket is a stream's (`appsocket` is what apps know of it).  Knows nothing of gunicorn, nor of other libraries'
+names (see `worker` and `drop_in`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket as sockets
 from typing import Any, ClassVar, cast
 
-import _socket
-import gevent
 from gevent import getcurrent, pywsgi
 
-from gws import handshake, http
+from gws import byhand, handshake, http
+from gws.appsocket import WebSocket
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.goodbye import OPEN
 from gws.keepalive import keepalive
-from gws.message import Message
 from gws.opening import FAILURES, Agreement, Terms, agree
 from gws.stream import Stream
-from gws.websocket import WebSocket as _WebSocket
+from gws.websocket import WebSocket as AnyWebSocket
 
 __all__ = ["Options", "WebSocket", "WebSocketHandler", "handlers", "upgrade"]
 
 Options = Terms  #: the options of a handler class
-
-_read, _write = _WebSocket.read, _WebSocket.write
-
-
-class WebSocket(_WebSocket):
-    """A connection in a WSGI app: a gws.websocket.WebSocket, with what gevent-websocket's users call besides."""
-
-    __slots__ = ("_dropped", "_farewell", "_patience", "environ", "handler")
-
-    def __init__(self, stream: Stream, handler: WebSocketHandler, options: Options, request: http.Request):
-        super().__init__(stream, handler, options, server=True, addr=handler.client_address or None)
-        self.handler = handler
-        self.environ: dict[str, Any] = handler.environ  #: of the request, as the server has made it
-        self.request = request
-        self._patience: float | None = None
-        self._farewell: tuple[int, str] | None = None  # what it is going to be closed with
-        self._dropped = 0  # messages that have come since
-
-    def read(self) -> Message:
-        """Return the next whole message, as ever; what comes when it is leaving is nobody's.   Blocks."""
-        while True:
-            if self._farewell is not None and self.state == OPEN and self._owes_nothing():
-                self.close(*self._farewell)
-            message = _read(self)
-            if self._farewell is None:
-                return message
-            self._dropped += 1
-
-    _recv = read
-
-    def leave(self, code: int = 1001, reason: str = "") -> None:
-        """Hand no message to anybody from now on, and close when its app reads again and has answered what it got."""
-        self._farewell = (code, reason)
-
-    @property
-    def settled(self) -> bool:
-        """Whether its app is reading, and has sent a message for each that it got."""
-        return self.stream.reading and self._owes_nothing()
-
-    def _owes_nothing(self) -> bool:
-        return self.stream.unanswered <= self._dropped
-
-    def receive(self) -> Message | None:
-        """Return the next message, None once the connection is over.   Blocks.   TimeoutError: see `settimeout`."""
-        hurried = self._patience is not None or self._farewell is not None
-        try:
-            if not hurried:  # `read`, without the cost of a call
-                message = _read(self)
-                if self._farewell is None:
-                    return message
-                self._dropped += 1
-            with gevent.Timeout(self._patience, TimeoutError("the peer has sent nothing")):
-                return self.read()
-        except ConnectionClosed:
-            return None
-
-    def send(self, message: Message | bytearray | memoryview, binary: bool | None = None) -> None:
-        """Send a message, as `write` does; `binary` says how, whatever its type is.   Blocks.   ConnectionClosed."""
-        if binary is None:
-            _write(self, message)
-        elif binary:
-            _write(self, message.encode() if isinstance(message, str) else message)
-        else:
-            _write(self, message if isinstance(message, str) else str(message, "utf-8"))
-
-    def close(self, code: int = 1000, reason: str | bytes = "", message: str | bytes = "") -> None:
-        """Close as a gws connection does; `message` is the reason's other name, and either may be bytes.   Blocks."""
-        said = reason or message
-        super().close(code, said if isinstance(said, str) else said.decode())
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Let a `receive` raise TimeoutError after `seconds` without a message; None: wait for ever."""
-        self._patience = seconds
-
-    def gettimeout(self) -> float | None:
-        """Return what `settimeout` was told."""
-        return self._patience
-
-    @property
-    def _sock(self) -> WebSocket:
-        """Whoever asks for the socket beneath (python-engineio does) wants its `settimeout`."""
-        return self
-
-    @property
-    def path(self) -> str | None:
-        """The request's path, decoded, as WSGI has it; `request.path` is as it was sent."""
-        return self.environ.get("PATH_INFO")
-
-    @property
-    def origin(self) -> str | None:
-        """The Origin that a browser has sent."""
-        return self.environ.get("HTTP_ORIGIN")
-
-    @property
-    def version(self) -> str | None:
-        """The version of the protocol: "13"."""
-        return self.environ.get("HTTP_SEC_WEBSOCKET_VERSION")
 
 
 class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
@@ -157,7 +56,7 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
         """Return the options for this request; a subclass may look at `self.environ`."""
         return self.options
 
-    def told(self, fd: _WebSocket, event: str, value: Any) -> None:
+    def told(self, fd: AnyWebSocket, event: str, value: Any) -> None:
         """Hear of pings, pongs and slow peers (see `websocket.Owner`)."""
 
     # ------------------------------------------------------------------------------------------- pywsgi's hooks
@@ -202,12 +101,13 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
             if self.automatic and self.wants_websocket():
                 self.upgrade_websocket()
             super().run_application()
-        except HandshakeError as refusal:
-            if self.headers_sent:
-                raise
-            self.refuse(refusal)
         except BaseException as error:
-            if self.websocket is None or self._failed(error):
+            if self.websocket is not None:
+                if self._failed(error):
+                    raise
+            elif isinstance(error, HandshakeError) and not self.headers_sent:
+                self.refuse(error)
+            else:
                 raise
         finally:
             self.environ.pop("gws.handler", None)
@@ -277,13 +177,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
 
     def _take_socket(self) -> Stream:
         """Make a stream of the socket, and of what came behind the request's head."""
-        rest = _buffered(self.rfile, self.socket)
-        self.rfile.close()
         self.close_connection = True
-        sock = self.socket if hasattr(self.socket, "pending") else _plain(self.socket)
-        stream = self.stream_class(sock, masked=True)
-        stream.preload(rest)
-        return stream
+        return byhand.take_over(self.socket, self.rfile, self.stream_class)
 
     def _opened(self, fd: WebSocket) -> None:
         self.websocket = fd
@@ -328,20 +223,23 @@ def handlers(server: Any) -> set[WebSocketHandler]:
     return present
 
 
-def upgrade(environ: dict[str, Any]) -> WebSocket:
+def upgrade(environ: dict[str, Any], **options: Any) -> WebSocket:
     """Turn the request of `environ` into a connection, or return the one it is; HandshakeError if it is unsound.
 
-    RuntimeError where the server's handler is not ours.   Blocks while the peer is too slow.
+    Under pywsgi's own handler, too, where `options` are those of `Options`; there the app has to close it.   Blocks
+    while the peer is too slow.   RuntimeError under another server.
     """
     fd: WebSocket | None = environ.get("wsgi.websocket")
     if fd is not None:
         return fd
     handler: WebSocketHandler | None = environ.get("gws.handler")
     if handler is None:
-        raise RuntimeError("this needs WSGIServer(handler_class=gws.wsgi.WebSocketHandler), or gws.worker in gunicorn")
-    if handler.headers_sent:
+        fd = byhand.upgrade(environ, Options(**options))
+    elif handler.headers_sent:
         raise RuntimeError("the response has begun already")
-    fd = environ["wsgi.websocket"] = handler.upgrade_websocket()  # also in a middleware's copy
+    else:
+        fd = handler.upgrade_websocket()
+    environ["wsgi.websocket"] = fd  # also in a middleware's copy
     return fd
 
 
@@ -358,20 +256,3 @@ class _Tape:
         line: bytes = self._rfile.readline(limit)
         self._lines.append(line)
         return line
-
-
-def _buffered(rfile: Any, sock: Any) -> bytes:
-    """Return what a reader has received and nobody has read; never blocks."""
-    sock.settimeout(0.0)
-    with contextlib.suppress(OSError):
-        return bytes(rfile.peek())
-    return b""
-
-
-def _plain(sock: Any) -> _socket.socket:
-    """Take the descriptor from a gevent socket, which is one no longer."""
-    raw = _socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    if raw.family != getattr(sockets, "AF_UNIX", None):
-        with contextlib.suppress(OSError):
-            raw.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-    return raw
