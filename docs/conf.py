@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import textwrap
@@ -29,6 +30,8 @@ suppress_warnings = ["ref.python"]  # two classes are called WebSocket; either p
 
 html_theme = "furo"
 html_title = f"gws {release}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 
@@ -39,8 +42,12 @@ def results() -> str:
     lines = ["| load | " + " | ".join(servers.values()) + " |", "|---" * (len(servers) + 1) + "|"]
     for load in found["loads"].values():
         ratios = [load["figures"].get(name, {}).get("ratio") for name in servers]
-        lines.append(f"| {load['title']} | " + " | ".join("-" if r is None else f"{r:.2f}" for r in ratios) + " |")
+        lines.append(f"| {load['title']} | " + " | ".join(map(_ratio, ratios)) + " |")
     return "\n".join(lines)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}" if value >= 0.01 else f"{value:.3f}"
 
 
 def versions() -> str:
@@ -56,6 +63,8 @@ myst_substitutions = {"results": results(), "versions": versions()}
 
 def literal(app, what, name, obj, options, lines):
     """Show what a docstring indents or aligns as it stands there: in this house that is an example, or a table."""
+    if lines and lines[0].startswith("Alias for field number"):  # a named tuple's: the type is all that there is to say
+        del lines[:]
     told, within = [], False
     for paragraph in "\n".join(lines).split("\n\n"):
         indented = paragraph.startswith("    ")
@@ -70,6 +79,12 @@ def literal(app, what, name, obj, options, lines):
     lines[:] = "\n\n".join(told).split("\n")
 
 
+def fields_say_it(app, what, name, obj, options, signature, returns):
+    """Leave the signature of a dataclass out: its fields follow, with what each of them is."""
+    return ("", None) if what == "class" and dataclasses.is_dataclass(obj) else None
+
+
 def setup(app):
-    """Have Sphinx ask us about each docstring."""
+    """Have Sphinx ask us about each docstring and signature."""
     app.connect("autodoc-process-docstring", literal)
+    app.connect("autodoc-process-signature", fields_say_it)

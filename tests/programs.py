@@ -89,6 +89,10 @@ class Program:
             self._input.write(line + "\n")
             self._input.flush()
 
+    def close_input(self):
+        """Let its standard input end."""
+        self._input.close()
+
     def wait(self):
         """Read on to the end of its output, and return its exit status."""
         while self.read_line():

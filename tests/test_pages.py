@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import os
 import re
 import shlex
 import signal
@@ -87,46 +88,78 @@ def test_program(code):
 
 
 def commands():
-    return [
-        pytest.param(line, id=f"{each.id}: {line}") for each in those("console") for line in each.values[0].splitlines()
-    ]
+    """Return each line of the consoles, and the program above it."""
+    found, program = [], ""
+    for each in BLOCKS:
+        language, code = each.values
+        program = code if language == "python" else program
+        if language == "console":
+            found += [pytest.param(line, program, id=f"{each.id}: {line}") for line in code.splitlines()]
+    return found
 
 
-@pytest.mark.parametrize("line", commands())
-def test_command(line):
-    """What gws itself is told to do, it does; what others are told is a matter of form."""
+@pytest.mark.parametrize(("line", "program"), commands())
+def test_command(line, program, tmp_path):
+    """It does what it is told to."""
     words = shlex.split(line, comments=True)
-    if words[:2] in (["pip", "install"], ["sudo", "systemctl"], ["sudo", "nginx"]):
-        return
-    assert words[:3] == ["python", "-m", "gws"], f"test_pages.py does not know how to try: {line}"
-    COMMANDS[words[3]](words[1:])
+    if words[:3] == ["python", "-m", "gws"]:
+        COMMANDS[words[3]](words[1:], program, tmp_path)
+    else:
+        assert words[0] in COMMANDS, f"test_pages.py does not know how to try: {line}"
+        COMMANDS[words[0]](words, program, tmp_path)
 
 
-def try_connect(words):
+def try_connect(words, program, folder):
     server = gws.server.Server()
     server.start(port=0)
     try:
-        with python(*[word.replace("8888", str(server.port)) for word in words]) as program:
-            program.write_line("hello")
-            program._input.close()
-            assert program.wait() == 0, program.said
+        with python(*[word.replace("8888", str(server.port)) for word in words]) as running:
+            running.write_line("hello")
+            running.close_input()
+            assert running.wait() == 0, running.said
     finally:
         server.stop()
 
 
-def try_serving(words):
+def try_serving(words, program, folder):
+    """Serve; a module that is named holds the program above."""
+    if words[0] == "gunicorn":
+        # One worker: gunicorn loses a TERM that finds a second one at its very beginning, and waits for it.
+        words = ["-m", *words, "--workers", "1"]
+        (folder / "app.py").write_text(program)
+    elif words[2] == "serve":
+        words = [*words, "--graceful-timeout", "2"]
+        (folder / f"{words[3]}.py").write_text(program)
     port = free_port()
-    with python(*[word.replace("8888", str(port)) for word in words]) as program:
-        program.wait_until_it_listens(port)
-        assert program.stop() == 0, program.said
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    words = [word.replace("8888", str(port)) for word in words]
+    with python(*words, environment={"PYTHONPATH": path}) as running, gevent.Timeout(PATIENCE):
+        running.wait_until_it_listens(port)
+        client = gws.client.connect("127.0.0.1", port)
+        client.write("hello")
+        assert client.read() == "hello"
+        client.close()
+        assert running.stop() == 0, running.said
 
 
-def try_telling(words):
-    with python(*words) as program:
-        assert program.wait() == 0, program.said
+def try_locust(words, program, folder):
+    """See that its file and its options are there; test_examples.py has it run."""
+    assert (ROOT / words[words.index("-f") + 1]).exists()
 
 
-COMMANDS = {"connect": try_connect, "echo": try_serving, "--version": try_telling}
+def try_telling(words, program, folder):
+    with python(*words) as running:
+        assert running.wait() == 0, running.said
+
+
+COMMANDS = {
+    "connect": try_connect,
+    "echo": try_serving,
+    "serve": try_serving,
+    "--version": try_telling,
+    "gunicorn": try_serving,
+    "locust": try_locust,
+}
 
 
 @pytest.mark.parametrize("code", those("ini"))
