@@ -203,6 +203,28 @@ def test_the_origin_is_compared_with_the_host_outside(front, connect, origin, st
             assert status == 101
 
 
+@pytest.mark.parametrize(
+    ("line", "instead", "status"),
+    [
+        ("proxy_http_version 1.1;", "", 505),
+        ("proxy_set_header Upgrade $http_upgrade;", "", 426),
+        ("proxy_set_header Connection $connection_upgrade;", "", 400),
+        ("$http_host;", "$host;", 403),
+    ],
+    ids=["version", "Upgrade", "Connection", "Host"],
+)
+@pytest.mark.parametrize("front", ["nginx"], indirect=True)
+def test_what_each_line_of_nginx_s_is_for(front, connect, line, instead, status):
+    with echo() as server:
+        front.configure(server.where)
+        site = front.folder / "site.conf"
+        site.write_text(site.read_text().replace(line, instead))
+        with Program(*front.command) as program, pytest.raises(HandshakeError) as refusal:
+            program.wait_until_it_listens(front.port)
+            connect(origin=f"https://localhost:{front.port}")
+    assert refusal.value.status == status
+
+
 # ------------------------------------------------------------------------------------------------------- what lasts
 
 
