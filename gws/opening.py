@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gevent
-from _socket import socket
 
 from gws import deflate, handshake, http, sockethelper
 from gws.errors import HandshakeError
@@ -125,7 +124,7 @@ class Opening:
         """Hear from a connection (see `websocket.Owner`)."""
         raise NotImplementedError
 
-    def _shake_hands(self, sock: socket, addr: Any) -> WebSocket | None:
+    def _shake_hands(self, sock: Any, addr: Any) -> WebSocket | None:
         """Open the connection; or answer in plain HTTP, close the socket, and return None."""
         stream = fd = None
         try:
@@ -152,7 +151,7 @@ class Opening:
     def _upgrade(self, stream: Stream, addr: Any) -> tuple[WebSocket | None, bytes]:
         """Read the request, and accept it; or return the answer to send instead (section 4.2)."""
         try:
-            request = http.parse_request(stream.read_head(self.options.max_header))
+            request = http.parse_request(self._head(stream))
         except HandshakeError as refusal:
             return None, _encode(self._refuse(addr, refusal))
         fd, answer = self._answer(stream, addr, request)
@@ -161,6 +160,9 @@ class Opening:
             fd.opened()
             request.headers.pack()
         return fd, answer
+
+    def _head(self, stream: Stream) -> bytes:
+        return stream.read_head(self.options.max_header)
 
     def _answer(self, stream: Stream, addr: Any, request: http.Request) -> tuple[WebSocket | None, bytes]:
         """Decide what to say to a request; whatever goes wrong with that on our side is a 500."""
