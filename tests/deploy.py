@@ -12,12 +12,15 @@ import os
 import shutil
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
 
 DEPLOY = Path(__file__).parent.parent / "examples/deploy"
+
+_STARTS_WITHIN = 20  # seconds
 
 _MAIN = """
 daemon off;
@@ -105,11 +108,21 @@ class Haproxy(Front):
         (self.folder / "haproxy.cfg").write_text(_replace("haproxy.cfg", replaced))
 
     def reload(self, pid):
-        """Let it take its configuration anew: as SIGUSR2 does, but that is lost while the master is not ready yet."""
-        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(ConnectionResetError):
+        """Let it take its configuration anew: as SIGUSR2 does, which would be lost while the master starts itself anew."""
+        until = time.monotonic() + _STARTS_WITHIN
+        while not self._ask("show proc"):
+            assert time.monotonic() < until, "HAProxy's master does not answer"
+            time.sleep(0.01)
+        self._ask("reload")
+
+    def _ask(self, command):
+        """Return the first bytes of the master's answer, none if it is not there."""
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(ConnectionError, FileNotFoundError):
+            sock.settimeout(_STARTS_WITHIN)
             sock.connect(str(self.folder / "master.sock"))
-            sock.sendall(b"reload\n")
-            sock.recv(1)
+            sock.sendall(command.encode() + b"\n")
+            return sock.recv(1000)
+        return b""
 
 
 FRONTS = {front.program: front for front in (Nginx, Haproxy)}
