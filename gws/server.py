@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
+from functools import partial
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -32,9 +34,10 @@ from gws.events import Events
 from gws.frame import encode_close
 from gws.keepalive import Keepalive, keepalive
 from gws.listener import Listener
+from gws.message import Message
 from gws.opening import FAILURES, Opening, Options
 from gws.signals import hearing_signals
-from gws.websocket import WebSocket
+from gws.websocket import OPEN, WebSocket
 
 __all__ = ["EVENTS", "Options", "Server", "listen", "off", "on", "servers", "start", "stop"]
 
@@ -42,6 +45,8 @@ log = logging.getLogger("gws")
 
 EVENTS = ("handshake", "http", "refusal", "connection", "message", "ping", "pong", "warning", "error", "disconnect")
 
+_PATIENCE = 1.0  # seconds that a handler has for the message at hand when the server stops
+_POLL = 0.01  # seconds
 _REFUSALS = 256  # connections beyond `maxclient` that are told so at a time; others wait in the backlog
 
 
@@ -127,19 +132,24 @@ class Server(Opening):
         """Take no more connections, close those that are open, and cut what is left after `timeout` seconds.   Blocks.
 
         Returns the connections that had to be cut.  `timeout` is `close_timeout` by default.  A handler may call it.
+        Handlers at work have a second of that for the message at hand; what comes later is handed to nobody.
         """
         encode_close(code, reason)  # ValueError here, and not in a greenlet of each connection
+        timeout = self.options.close_timeout if timeout is None else timeout
         if self._listener is not None:
             self._unlisten()
         me = getcurrent()
+        turn_down = partial(_turn_down, code, reason)
+        self.on("message", turn_down, first=True)
         try:
             if me in self._greenlets:
                 self._stoppers.add(me)
                 self._leaving.set()
-            self._dismiss(code, reason)
-            self._wait_until_empty(self.options.close_timeout if timeout is None else timeout)
+            self._dismiss(code, reason, min(_PATIENCE, timeout / 2))
+            self._wait_until_empty(timeout)
             cut = self._cut_all(code, reason or "the server stopped")
         finally:
+            self.off("message", turn_down)
             self._stoppers.discard(me)
         self._stopped.set()
         return cut
@@ -151,15 +161,19 @@ class Server(Opening):
         sockethelper.close(self._listener.sock)
         self._listener = None
 
-    def _dismiss(self, code: int, reason: str) -> None:
+    def _dismiss(self, code: int, reason: str, patience: float) -> None:
         """Begin to close what is open; what has not shaken hands yet loses nothing by being cut."""
         for running, fd in list(self._greenlets.items()):
             if fd is not None:
-                gevent.spawn(self._see_off, fd, code, reason)
+                gevent.spawn(self._see_off, fd, code, reason, 0 if running in self._stoppers else patience)
             elif running not in self._stoppers:
                 gevent.kill(running)
 
-    def _see_off(self, fd: WebSocket, code: int, reason: str) -> None:
+    def _see_off(self, fd: WebSocket, code: int, reason: str, patience: float) -> None:
+        """Close a connection once its handler is back from the message at hand: that was taken, and is answered."""
+        until = monotonic() + patience
+        while not fd.stream.reading and fd.state == OPEN and monotonic() < until:
+            gevent.sleep(_POLL)
         fd.close(code, reason)
         self._leaving.set()
 
@@ -262,6 +276,12 @@ class Server(Opening):
             gevent.spawn(self._tell, event, fd, value)
         else:
             self._events.emit(event, fd, value)
+
+
+def _turn_down(code: int, reason: str, fd: WebSocket, message: Message) -> None:
+    """Hand a message that comes while the server stops to nobody: the goodbye tells that it was not taken."""
+    fd.close(code, reason)
+    raise fd.over()
 
 
 def _options(options: dict[str, Any]) -> Options:

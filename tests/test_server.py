@@ -1193,6 +1193,37 @@ class TestStop:
         assert ended == ["short", "killed"]
         assert [args[1:] for args in diary.of("disconnect")] == [[1001, ""]] * 2
 
+    def test_whoever_asks_again_at_once_loses_no_message_that_was_taken(self, serve, enter, greenlets):
+        taken, answered = [], []
+
+        def message(fd, number):
+            taken.append((fd.number, number))
+            gevent.sleep(0.05)
+            fd.write(number)
+
+        def talk(peer):
+            number = 0
+            while True:
+                peer.say(str(number))
+                opcode, payload = peer.frame()
+                if opcode == CLOSE:
+                    peer.say(payload[:2], CLOSE)
+                    peer.end = decode_close(payload)
+                    return
+                answered.append((peer.number, payload.decode()))
+                number += 1
+
+        server = serve(on={"message": message})
+        peers = [enter(server) for _ in range(20)]
+        for peer in peers:
+            (peer.number,) = (fd.number for fd in server.fds if fd.addr == peer.addr)
+        talking = [greenlets(talk, peer) for peer in peers]
+        until(lambda: len(answered) > 40)
+        assert server.stop() == []
+        gevent.joinall(talking)
+        assert sorted(answered) == sorted(taken)
+        assert {peer.end for peer in peers} == {(1001, "")}
+
     def test_at_once(self, serve, enter, diary):
         server = serve(on=diary.handlers())
         peer = enter(server)
@@ -1245,15 +1276,19 @@ class TestStop:
         assert peer.answer()[::2] == (503, b"the server is stopping\n")
 
     def test_from_two_handlers_and_from_outside(self, serve, enter):
-        stopped = []
+        stopped, waiting, go = [], [], Event()
 
         def message(fd, message):
+            waiting.append(fd)
+            go.wait()
             stopped.append(server.stop())
 
         server = serve(on={"message": message}, close_timeout=60)
         peers = [enter(server) for _ in range(3)]
         for peer in peers[:2]:
             peer.say("stop")
+        until(lambda: len(waiting) == 2)
+        go.set()
         until(lambda: len(server._stoppers) == 2)
         outside = gevent.spawn(server.stop)
         for peer in peers:
