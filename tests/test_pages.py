@@ -43,7 +43,7 @@ def kind_of(code):
 def run(code, port=0):
     # What is told of gevent-websocket runs on gws, under its name.
     before = "import gws.drop_in; gws.drop_in.install()\n" if "geventwebsocket" in code else ""
-    return python("-c", before + code.replace("8888", str(port)))
+    return python("-c", before + code.replace("8888", str(port)).replace("8000", str(free_port())))
 
 
 def test_every_language_is_known():
