@@ -7,6 +7,7 @@ from time import perf_counter
 import gevent
 import pytest
 from conftest import turns, until
+from gevent import get_hub
 from gevent.event import Event
 
 import gws.client
@@ -76,6 +77,9 @@ class Agent:
 
     def _echo(self, fd):
         fd.write(f"echo by {skynet.self()}")
+
+    def _nap(self, fd, seconds):
+        gevent.sleep(float(seconds))
 
     def _wait(self, fd):
         self.go.wait()
@@ -330,6 +334,18 @@ def test_a_look_at_an_agent_tells_what_it_waits_for(gate, connect):
     client.read()
     turns()
     assert skynet.look(agent).greenlets == [(f"{agent} Agent.message", f"a message of {fd!r}")]
+
+
+@pytest.mark.skipif("libuv" in type(get_hub().loop).__module__, reason="libuv's loop does not tell when it polls")
+def test_a_wait_while_a_message_is_handled_is_no_time_of_the_agents(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    client.write("nap 0.2")
+    client.write("echo")
+    client.read()
+    assert skynet.look(agent).time < 0.1
 
 
 def test_an_agent_is_followed_while_it_reads(gate, connect):
