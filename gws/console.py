@@ -10,7 +10,6 @@ Contract with `opening` below: it shakes hands on a stream of which the first by
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import ipaddress
 import json
@@ -27,7 +26,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 from greenlet import getcurrent, greenlet
 
-from gws import http, overview, sockethelper
+from gws import http, lines, overview, sockethelper
 from gws.commands import Session
 from gws.errors import HandshakeError
 from gws.history import History, Point
@@ -40,18 +39,11 @@ from gws.websocket import WebSocket, broadcast
 __all__ = ["Console", "start"]
 
 _MOST = 32  # pages, and as many who ask in text; and as many who have not said yet what they want
-_LINE = 1024  # bytes in a line
 _MESSAGE = 4096  # bytes in a page's message
 _PATIENCE = 10.0  # seconds for a page's token
 _PENALTY = 1.0  # seconds that a wrong token costs
-_PARTING = 2.0  # seconds for reading our last words
 _PAUSE = 0.001  # seconds between two lines of one who sends without pause
 _SLOW = 256 * 1024  # bytes pending to somebody for whom no trace is kept any more
-
-_METHOD = re.compile(rb"[A-Z]{1,20} ?")
-_REQUEST = re.compile(rb"[A-Z]{1,20} [/*h]")
-_HTTP = re.compile(r" HTTP/[0-9]\.[0-9]$")
-_NO_TEXT = {*range(32), 127} - {*b"\t\r\n"}  # a terminal sends none of it; a TLS hello begins with one
 
 _HEADERS = (
     ("Content-Type", "text/html; charset=utf-8"),
@@ -142,8 +134,8 @@ class Console(Server):
                 stream = self._stream(sock)
             self._streams.add(stream)
             self._make_room(me, stream)
-            said = _first_words(stream)
-            if not _REQUEST.match(said):
+            said = lines.first_words(stream)
+            if not lines.begins_request(said):
                 self._talk(stream, said)
                 return None
             self._undecided.pop(me, None)
@@ -192,32 +184,32 @@ class Console(Server):
 
     def _talk(self, stream: Stream, said: bytes) -> None:
         """Answer line by line.   Blocks."""
-        lines = _lines(stream, said)
+        questions = lines.read(stream, said)
         last_words = ""
         try:
-            first = next(lines, "")
+            first = next(questions, "")
             if self._token is None:
-                lines = chain([first], lines)
+                questions = chain([first], questions)
             elif self._is_wrong(_token_of(first)):
                 raise ValueError("say your token first, and the right one: token SECRET")
-            self._answer_lines(stream, lines)
+            self._answer_lines(stream, questions)
         except ValueError as error:
             last_words = str(error)
-        _part(stream, last_words)
+        lines.part(stream, last_words)
 
-    def _answer_lines(self, stream: Stream, lines: Iterator[str]) -> None:
+    def _answer_lines(self, stream: Stream, questions: Iterator[str]) -> None:
         """Answer line by line; if too many do so, the one silent for the longest is sent home.   Blocks."""
         me, session = getcurrent(), Session(self, self._turn)
         self._undecided.pop(me, None)
-        self._sessions[session] = stream, partial(_post, stream)
+        self._sessions[session] = stream, partial(lines.post, stream)
         try:
-            for line in lines:
+            for line in questions:
                 self._talking.pop(me, None)
                 self._talking[me] = stream
                 if len(self._talking) > _MOST:
                     gevent.kill(next(iter(self._talking)))
                 if answer := session.do(line):
-                    _post(stream, [*answer, ""])
+                    lines.post(stream, [*answer, ""])
                     stream.drain()
                 gevent.sleep(_PAUSE)
         finally:
@@ -300,63 +292,12 @@ class Console(Server):
     def _flush(self) -> None:
         """Send what was traced since the last time, to those who take it."""
         for session, (stream, take) in list(self._sessions.items()):
-            if stream.pending < _SLOW and (lines := session.take()):
-                take(lines)
+            if stream.pending < _SLOW and (traced := session.take()):
+                take(traced)
 
 
-def _first_words(stream: Stream) -> bytes:
-    """Read as much as tells an HTTP request from a line.   Blocks, for as long as nothing comes."""
-    said = stream.read(1)
-    while _METHOD.fullmatch(said):
-        said += stream.read(1)
-    return said
-
-
-def _lines(stream: Stream, said: bytes) -> Iterator[str]:
-    """Yield the lines, the last without a newline too; end at what is none.   Blocks."""
-    line = bytearray()
-    for byte in _bytes(stream, said):
-        if byte in _NO_TEXT:
-            raise ValueError("this is no text")
-        if len(line) >= _LINE:
-            raise ValueError(f"a line is longer than {_LINE} bytes")
-        line.append(byte)
-        if byte == 10:
-            text = line.decode(errors="replace").strip()
-            if _HTTP.search(text):
-                raise ValueError("this is no request for us")
-            yield text
-            line.clear()
-    if line:
-        yield line.decode(errors="replace").strip()
-
-
-def _bytes(stream: Stream, said: bytes) -> Iterator[int]:
-    """Yield what was said and what comes, to its end.   Blocks."""
-    yield from said
-    with contextlib.suppress(EOFError):
-        while True:
-            yield from stream.read(1)
-
-
-def _part(stream: Stream, last_words: str) -> None:
-    """Hang up, so that the last words are read.   Blocks."""
-    with gevent.Timeout(_PARTING, False):  # type: ignore[arg-type]  # False: in silence
-        stream.write(f"{last_words}\n".encode() if last_words else b"")
-        stream.drain()
-        stream.shutdown()
-        stream.linger()
-
-
-def _post(stream: Stream, lines: list[str]) -> None:
-    try:
-        stream.post("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
-    except OSError:
-        return  # it is ending: its reader will hear
-
-
-def _pass_on(fd: WebSocket, lines: list[str]) -> None:
-    broadcast([fd], json.dumps({"trace": lines}))
+def _pass_on(fd: WebSocket, traced: list[str]) -> None:
+    broadcast([fd], json.dumps({"trace": traced}))
 
 
 def _token_of(line: str) -> str:
