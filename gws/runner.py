@@ -19,7 +19,7 @@ from greenlet import getcurrent, greenlet
 
 from gws.task import Home, Task
 
-__all__ = ["OUTSIDE", "charge", "current", "here", "pool", "run", "start", "start_later", "trace"]
+__all__ = ["OUTSIDE", "chain", "charge", "current", "here", "pool", "run", "start", "start_later", "trace"]
 
 LONG = 12  # services in a chain that is told in full
 SPARES = 64  # greenlets at rest: to begin one costs more than to call a service
@@ -116,16 +116,22 @@ def here() -> Home:
     return OUTSIDE if task is None else task.home
 
 
-def trace(task: Task | None, caller: greenlet | None) -> str:
-    """Return the chain of the tasks that wait for one another, from the first to this one, which `caller` called."""
-    chain: list[str] = []
+def chain(task: Task | None, caller: greenlet | None) -> list[Task]:
+    """Return the tasks that wait for one another, from the first to this one, which `caller` called."""
+    tasks: list[Task] = []
     while task is not None:
-        chain.insert(0, str(task))
+        tasks.append(task)
         task = _task_of(caller)
         caller = task.caller if task is not None else None
-    if len(chain) > LONG:
-        chain[4:-4] = [f"... {len(chain) - 8} more"]
-    return " -> ".join(chain)
+    return tasks[::-1]
+
+
+def trace(task: Task | None, caller: greenlet | None) -> str:
+    """Return that chain in words."""
+    words = [str(each) for each in chain(task, caller)]
+    if len(words) > LONG:
+        words[4:-4] = [f"... {len(words) - 8} more"]
+    return " -> ".join(words)
 
 
 def charge(home: Home) -> None:
@@ -152,6 +158,8 @@ def start(task: Task) -> None:
 
 def start_later(seconds: float, task: Task) -> None:
     """Start a task in so many seconds."""
+    if task.home.dead:
+        return
     task.timer = get_hub().loop.timer(seconds)
     task.timer.start(_due, task)
     task.home.parked.add(task)

@@ -6,23 +6,21 @@ Contract with the mailbox below: what is posted goes to a living service of this
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
 
 from gevent.event import Event
 from gevent.hub import get_hub
 from greenlet import GreenletExit, getcurrent
 
 from gws.errors import CallFailed, ServiceError, ServiceExited
+from gws.kind import class_of, commands_of
 from gws.mailbox import Service
 from gws.queue import Queue, refuse_ring
-from gws.runner import OUTSIDE, current, here, start, start_later, trace
+from gws.runner import OUTSIDE, chain, current, here, start, start_later, trace
 from gws.stat import Stat, stat
 from gws.task import Home, Task
 from gws.tracing import follow as _follow
@@ -55,11 +53,11 @@ __all__ = [
 
 log = logging.getLogger("gws")
 
-DEPTH = 200  # calls that wait for one another; more are taken for services that call each other for ever
+DEPTH = 200  # calls that wait for one another: each time there are so many more, somebody looks whether it is for ever
+PATIENCE = 10.0  # seconds of query() before it is said who waits for what
 
 _services: dict[str, Service] = {}  # address or name -> service
 _numbers = itertools.count(1)
-_commands: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 _asleep: dict[tuple[Home, object], Event] = {}  # (service, token) -> what wakes the sleeper
 _named = Event()  # set, and replaced, whenever a name is given
 
@@ -70,9 +68,9 @@ def newservice(service: type | str, /, *args: Any, **kwargs: Any) -> str:
     `service` is a class; "module:Class"; or "module" for the class that bears the module's name, whatever the case and
     the underscores ("gws.echoserver" is EchoServer).   Raises what the constructor raises; nothing is left of it then.
     """
-    cls = _class(service)
+    cls = class_of(service)
     address = f":{next(_numbers):08x}"
-    made = _services[address] = Service(address, cls.__name__, _commands_of(cls), get_hub())
+    made = _services[address] = Service(address, cls.__name__, commands_of(cls), get_hub())
     made.maker = task = Task(made, "__init__", (), here(), partial(cls, *args, **kwargs))
     made.hub.loop.run_callback(start, task)
     try:
@@ -188,10 +186,13 @@ def name(name: str, address: str) -> None:
 
 
 def query(name: str) -> str:
-    """Return the address of the service of this name, once there is one.   Blocks."""
+    """Return the address of the service of this name, once there is one; a long wait is logged.   Blocks."""
     _check_name(name)
+    patience = PATIENCE
     while name not in _services:
-        _named.wait()
+        if not _named.wait(patience):
+            log.warning("%s waits for somebody of the name %s", _chain_of_the_caller(), name)
+            patience *= 2
     return _services[name].address
 
 
@@ -231,32 +232,6 @@ def follow(address: str, listener: Callable[[str], object]) -> Callable[[], None
     return _follow(_living(address), listener)
 
 
-def _class(service: type | str) -> type:
-    if isinstance(service, type):
-        return service
-    if not isinstance(service, str):
-        raise TypeError(f"a service is made from a class or its name, not from {service!r}")
-    path, _, wanted = service.partition(":")
-    module = import_module(path)
-    found = getattr(module, wanted, None) if wanted else _namesake(module.__name__, vars(module))
-    if not isinstance(found, type):
-        raise ValueError(f"{path} has no class {wanted or 'of its name'}: say '{path}:Class'")
-    return found
-
-
-def _namesake(path: str, names: dict[str, Any]) -> object:
-    bare = path.rpartition(".")[2].replace("_", "").lower()
-    return next((value for key, value in names.items() if key.lower() == bare and isinstance(value, type)), None)
-
-
-def _commands_of(cls: type) -> frozenset[str]:
-    """Return the names of the public methods."""
-    if cls not in _commands:
-        public = (key for key in dir(cls) if not key.startswith("_"))
-        _commands[cls] = frozenset(key for key in public if inspect.isroutine(getattr(cls, key, None)))
-    return _commands[cls]
-
-
 def find(address: str, command: str) -> Service:
     """Return a living service that has the command."""
     service = _living(address)
@@ -285,8 +260,19 @@ def _refuse_endless(task: Task, caller: Task | None) -> None:
         refuse_ring(task)
     if caller is not None:
         task.depth = caller.depth + 1
-        if task.depth > DEPTH:
+        if task.depth % DEPTH == 0 and _repeats(task) > DEPTH // 4:
             raise ServiceError(f"everybody waits for everybody: {trace(task, getcurrent())}")
+
+
+def _repeats(task: Task) -> int:
+    """Count how often the services that wait for a task have asked one another for just that: a long way is no ring."""
+    tasks = chain(task, getcurrent())
+    return sum(other.home is task.home and other.command == task.command for other in tasks)
+
+
+def _chain_of_the_caller() -> str:
+    task = current()
+    return str(OUTSIDE) if task is None else trace(task, task.caller)
 
 
 def _check_name(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import sys
@@ -9,6 +10,7 @@ import types
 
 import gevent
 import pytest
+from conftest import until
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 from greenlet import GreenletExit
@@ -93,6 +95,13 @@ class Room:
     @property
     def full(self):
         raise AssertionError("a property is no command")
+
+    @functools.cached_property
+    def filled(self):
+        raise AssertionError("nor is a cached one")
+
+    builtin = print
+    partial = functools.partial(print)
 
     def _private(self):
         raise AssertionError("a private method is no command")
@@ -199,6 +208,30 @@ def test_a_constructor_may_exit():
         skynet.newservice(Shy)
 
 
+def test_a_service_may_be_killed_while_its_constructor_runs():
+    class Slow:
+        def __init__(self):
+            made.append(skynet.self())
+            try:
+                Event().wait()
+            finally:
+                made.append("ended")
+
+    made = []
+    maker = gevent.spawn(outcome, skynet.newservice, Slow)
+    turn()
+    caller = gevent.spawn(outcome, skynet.call, made[0], "say")
+    unheard = gevent.spawn(outcome, skynet.query, ".slow")
+    turn()
+    assert skynet.kill(made[0]) is True
+    gevent.joinall([maker, caller])
+    assert isinstance(maker.get(), ServiceExited)
+    assert isinstance(caller.get(), CallFailed)  # it has no such command, made or not
+    assert made[1:] == ["ended"]
+    assert skynet.services() == []
+    unheard.kill()
+
+
 def test_a_constructor_may_be_given_up():
     class Slow:
         def __init__(self):
@@ -268,12 +301,41 @@ def test_inherited_methods_are_commands():
     assert skynet.call(address, "add", 1, 1) == 2
 
 
+def test_decorated_methods_are_commands():
+    class Attic(Room):
+        say = None  # no longer
+
+        @functools.cache  # noqa: B019  # it ends with the test
+        def cached(self):
+            return "cached"
+
+        @functools.singledispatchmethod
+        def single(self, what):
+            return "single"
+
+        @functools.wraps(Room.add)
+        def wrapped(self):
+            return "wrapped"
+
+        partial = functools.partialmethod(Room.get, "name")
+
+    address = skynet.newservice(Attic)
+    asked = [skynet.call(address, *words) for words in (("cached",), ("single", 1), ("wrapped",), ("partial",))]
+    assert asked == ["cached", "single", "wrapped", "hall"]
+    assert isinstance(outcome(skynet.call, address, "say"), CallFailed)
+
+
 COMMANDS = "add, do, fail, get, hang, kind, say"
 
 
 @pytest.mark.parametrize("ask", [skynet.call, skynet.send])
 @pytest.mark.parametrize(
-    "command", ["shout", "_private", "__init__", "__class__", "limit", "full", "Config", "callback", "name", ""]
+    "command",
+    [
+        *"shout _private __init__ __class__ limit full filled Config builtin partial callback name made mro".split(),
+        "",
+        7,
+    ],
 )
 def test_what_is_no_public_method_is_no_command(room, ask, command):
     with pytest.raises(CallFailed) as caught:
@@ -457,8 +519,34 @@ def test_services_that_call_each_other_for_ever():
     with pytest.raises(CallFailed) as caught:
         skynet.call(one, "chat")
     ring = f"{one} Parrot.chat -> {two} Parrot.chat -> {one} Parrot.chat -> {two} Parrot.chat"
-    assert f"everybody waits for everybody: {ring} -> ... 194 more -> " in str(caught.value)
-    assert skynet.services()[0].messages == skynet.services()[1].messages + 1 == 101
+    assert f"everybody waits for everybody: {ring} -> ... 193 more -> " in str(caught.value)
+    assert skynet.services()[0].messages == skynet.services()[1].messages == 100
+
+
+def test_a_large_ring_of_calls_for_ever_is_reported():
+    class Parrot:
+        def chat(self):
+            return skynet.call(others[skynet.self()], "chat")
+
+    parrots = [skynet.newservice(Parrot) for _ in range(7)]
+    others = dict(zip(parrots, parrots[1:] + parrots[:1]))
+    with pytest.raises(CallFailed, match="everybody waits for everybody") as caught:
+        skynet.call(parrots[0], "chat")
+    assert all(parrot in str(caught.value) for parrot in parrots)
+
+
+def test_a_long_way_is_no_ring():
+    class Hop:
+        def __init__(self, further):
+            self.further = further
+
+        def hop(self):
+            return skynet.call(self.further, "hop") + 1 if self.further else 1
+
+    last = None
+    for _ in range(3 * skynet.DEPTH):
+        last = skynet.newservice(Hop, last)
+    assert skynet.call(last, "hop") == 3 * skynet.DEPTH
 
 
 def test_a_chain_of_sent_messages_may_be_endless(room):
@@ -519,6 +607,72 @@ def test_a_service_that_is_called_by_what_it_makes():
     with pytest.raises(ServiceError, match=r"everybody.*: (:\w+ Child\.__init__) -> :\w+ Mother\.__init__ -> \1$"):
         skynet.newservice(Mother)
     assert skynet.services() == []
+
+
+def test_a_ring_of_queues_in_three_services_is_reported():
+    """Each lets one message in at a time, and asks the next meanwhile."""
+
+    class Serial:
+        def __init__(self):
+            self.section = skynet.queue()
+
+        def ask(self, *way):
+            return self.section(skynet.call, *way) if way[1:] else self.section(lambda: "the end")
+
+    one, two, three = addresses = [skynet.newservice(Serial) for _ in range(3)]
+    assert skynet.call(one, "ask", two, "ask", three, "ask") == "the end"
+    with pytest.raises(CallFailed, match="everybody waits for everybody: ") as caught:
+        skynet.call(one, "ask", two, "ask", three, "ask", one, "ask")
+    ring = str(caught.value).partition("everybody waits for everybody: ")[2]
+    assert all(address in ring for address in addresses)
+    assert [skynet.call(each, "ask") for each in addresses] == ["the end"] * 3  # and none of them is held
+
+
+def test_two_services_whose_queues_are_entered_crosswise_at_once():
+    class Serial:
+        def __init__(self):
+            self.section = skynet.queue()
+
+        def ask(self, other):
+            with self.section:
+                skynet.sleep(0)
+                return skynet.call(other, "answer")
+
+        def answer(self):
+            with self.section:
+                return "the answer"
+
+    one, two = skynet.newservice(Serial), skynet.newservice(Serial)
+    askers = [gevent.spawn(outcome, skynet.call, *pair) for pair in ((one, "ask", two), (two, "ask", one))]
+    gevent.joinall(askers)
+    said = sorted((asker.get() for asker in askers), key=str)
+    assert isinstance(said[0], CallFailed)
+    assert "everybody waits for everybody" in str(said[0])
+    assert said[1] == "the answer"
+
+
+def test_a_fork_is_not_in_the_section_of_who_began_it(room):
+    def enter(log):
+        with section:
+            with section:
+                skynet.fork(section, log.append, "fork")
+                skynet.sleep(0)
+            log.append("still inside")
+
+    log, section = [], skynet.queue()
+    skynet.call(room[0], "do", enter, log)
+    turn()
+    assert log == ["still inside", "fork"]
+
+
+def test_a_section_is_free_once_the_service_that_holds_it_has_ended(room):
+    other, section = skynet.newservice(Room), skynet.queue()
+    skynet.send(room[0], "do", section, room[1].hang)
+    turn()
+    waiter = gevent.spawn(skynet.call, other, "do", section, lambda: "mine")
+    turn()
+    skynet.kill(room[0])
+    assert waiter.get() == "mine"
 
 
 # the end
@@ -584,6 +738,57 @@ def test_a_timeout_that_is_due_when_the_service_is_killed(room):
     skynet.kill(room[0])
     turn()
     assert room[1].said == []
+
+
+@pytest.mark.parametrize("kind", ["say", "add", "kind", "fork", "timeout", "queue", "nested"])
+def test_exit_from_every_kind_of_command(kind):
+    """Whoever calls is told, what comes after is never done, and the service is gone at once."""
+
+    class Leaver:
+        def say(self):
+            skynet.exit()
+
+        @staticmethod
+        def add():
+            skynet.exit()
+
+        @classmethod
+        def kind(cls):
+            skynet.exit()
+
+        def fork(self):
+            skynet.fork(skynet.exit)
+            Event().wait()
+
+        def timeout(self):
+            skynet.timeout(0, skynet.exit)
+            Event().wait()
+
+        def queue(self):
+            with skynet.queue():
+                skynet.exit()
+
+        def nested(self):
+            skynet.call(skynet.self(), "say")
+
+    address = skynet.newservice(Leaver)
+    with pytest.raises(ServiceExited, match=rf"Leaver\.{kind}: the service exited before it answered"):
+        skynet.call(address, kind)
+    assert skynet.services() == []
+    assert waiting == {}
+
+
+def test_a_service_that_is_killed_while_it_calls(room):
+    """Its call is forgotten, and the late answer does no harm."""
+    other = skynet.newservice(Room)
+    caller = gevent.spawn(outcome, skynet.call, room[0], "do", skynet.call, other, "hang")
+    turn()
+    skynet.kill(room[0])
+    assert isinstance(caller.get(), ServiceExited)
+    assert waiting == {}
+    Room.made[-1].go.set()
+    turn()
+    assert skynet.call(other, "say", 1) == (1,)
 
 
 def test_kill_of_oneself_does_not_return(room):
@@ -787,6 +992,35 @@ def test_query_waits_until_the_name_is_there(room):
     assert [asker.get() for asker in early] == [room[0]] * 2
     assert not other.dead
     other.kill()
+
+
+def test_a_name_that_was_given_and_lost_before_the_asker_woke(room):
+    asker = gevent.spawn(skynet.query, ".hall")
+    turn()
+    skynet.name(".hall", room[0])
+    skynet.kill(room[0])
+    turn()
+    assert not asker.dead
+    heir = skynet.newservice(Room)
+    skynet.name(".hall", heir)
+    assert asker.get() == heir
+
+
+def test_who_waits_for_a_name_may_be_killed(room):
+    caller = gevent.spawn(outcome, skynet.call, room[0], "do", skynet.query, ".nobody")
+    turn()
+    skynet.kill(room[0])
+    assert isinstance(caller.get(), ServiceExited)
+
+
+def test_a_name_that_nobody_gives_is_reported_once_per_doubling(room, caplog, monkeypatch):
+    monkeypatch.setattr(skynet, "PATIENCE", 0.001)
+    askers = [gevent.spawn(skynet.query, ".b"), gevent.spawn(skynet.call, room[0], "do", skynet.query, ".b")]
+    until(lambda: len(caplog.records) > 4)
+    skynet.name(".b", room[0])
+    assert [asker.get() for asker in askers] == [room[0]] * 2
+    said = {record.getMessage() for record in caplog.records}
+    assert said == {f"{who} waits for somebody of the name .b" for who in ("main", f"{room[0]} Room.do")}
 
 
 def test_error_logs_who_says_it(room, caplog):
