@@ -439,6 +439,15 @@ cdef class Stream:
             self.received += PyBytes_GET_SIZE(data)
             self._turn.received += PyBytes_GET_SIZE(data)
 
+    @property
+    def buffered(self):
+        """Whether bytes were received that nobody has read yet."""
+        return self._left_begin < self._left_end or bool(self._tls and not self._closed and self._sock.pending())
+
+    def fileno(self):
+        """Return the descriptor, for who wants to watch it; -1 after the end."""
+        return -1 if self._closed else self._fd
+
     def read_head(self, Py_ssize_t limit):
         """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
         cdef Py_ssize_t seen = 0, have, end, count

@@ -76,6 +76,11 @@ class Goodbye:
         return self._end_known[1] if self._end_known and self.state == CLOSED else None
 
     @property
+    def close_timeout(self) -> float:
+        """Seconds that a peer has for its last word."""
+        return self._limits.close_timeout
+
+    @property
     def ended(self) -> Event:
         """Set once it is over."""
         if self._ended is None:
@@ -110,11 +115,15 @@ class Goodbye:
         if not isinstance(error, ConnectionClosed) or self.state == OPEN:  # (or another connection's end, uncaught)
             log.error("a handler of %r failed", self, exc_info=error)
             return error
+        self.hear_out()
+        cause = self.over().__cause__
+        return cause if isinstance(cause, Exception) and not isinstance(cause, EOFError | TimeoutError) else None
+
+    def hear_out(self) -> None:
+        """Read to the end, for `close_timeout` seconds at most; messages are dropped.   Blocks."""
         with _at_most(self._limits.close_timeout):
             self._await_close()
         self._end(*self._given)
-        cause = self.over().__cause__
-        return cause if isinstance(cause, Exception) and not isinstance(cause, EOFError | TimeoutError) else None
 
     def cut(self, code: int, reason: str) -> None:
         """End it now, with a Close if the kernel takes one; the peer is not waited for.   Never blocks."""

@@ -78,8 +78,9 @@ class Service(Home):
         self.instance = None
         pool(self.hub).leave()
         later = self.hub.loop.run_callback
-        for task in (*self.mailbox, *self.parked, *filter(None, [self.maker])):
-            later(task.abandon)
+        for heir in (*self.mailbox, *self.parked, *filter(None, [self.maker]), *(self.heirs or ())):
+            later(heir.abandon)
+        self.heirs = None
         self.mailbox.clear()
         for task in self.parked - {current()}:
             later(task.stop)

@@ -8,40 +8,84 @@ Contract with `websocket` below: a read that is interrupted loses nothing, so a 
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from gevent import get_hub
 
-from gws import skynet
-from gws.errors import ConnectionClosed, ServiceExited
+from gws.errors import ConnectionClosed
 from gws.mailbox import Service
 from gws.message import Message
-from gws.runner import OUTSIDE, charge
+from gws.runner import OUTSIDE, charge, start
 from gws.task import Home, Task
 from gws.websocket import OPEN, WebSocket
 
-__all__ = ["Client", "Reader"]
+__all__ = ["Client", "Keeper", "Reader"]
 
 
 class Client:
-    """A connection, and who has it."""
+    """A connection, and who has it: it ends with its reader's service, and with its keeper's."""
 
-    __slots__ = ("fd", "gate", "reader", "running", "unread")
+    __slots__ = ("fd", "gate", "gone", "keeper", "reader", "running", "unread")
 
     def __init__(self, fd: WebSocket, gate: Home):
         self.fd = fd
         self.gate = gate  # in whose name messages are sent
+        self.gone = False  # the peer has left before anybody had it
+        self.keeper: Keeper | None = None  # who is to ask for it
         self.reader: Reader | None = None  # who is to read
         self.running: Reader | None = None  # who still does
         self.unread: Message | None = None  # what was read by one that was to do so no longer
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody reads, or is to."""
+        return self.reader is None and self.running is None
+
     def give(self, home: Service, command: str) -> None:
         """Let a service have what comes from now on."""
+        self.leave()
         self.reader = Reader(self, home, command)
+        home.inherit(self.reader)
         if self.running is None:
             self.reader.begin()
         elif self.running.parked:
             get_hub().loop.run_callback(self.running.interrupt)
+
+    def entrust(self, home: Service) -> None:
+        """Let the connection end with a service, whoever reads it until then."""
+        if self.keeper is not None:
+            self.keeper.home.disinherit(self.keeper)
+        self.keeper = Keeper(self, home)
+        home.inherit(self.keeper)
+
+    def leave(self) -> None:
+        """Be nobody's."""
+        for heir in (self.keeper, self.reader):
+            if heir is not None:
+                heir.home.disinherit(heir)
+        self.keeper = self.reader = None
+
+    def orphan(self) -> None:
+        """Close the connection, since its service has ended, unless somebody else gets it in the same turn."""
+        self.leave()
+        get_hub().loop.run_callback(start, Task(self.gate, "kick", (), None, self._close))
+
+    def _close(self) -> None:
+        if self.reader is None and self.keeper is None:
+            self.fd.close(1011, "the agent has ended")
+
+
+class Keeper:
+    """The word that a connection is to end with a service."""
+
+    __slots__ = ("client", "home")
+
+    def __init__(self, client: Client, home: Service):
+        self.client = client
+        self.home = home
+
+    def abandon(self) -> None:
+        """Have the connection closed."""
+        if self.client.keeper is self:
+            self.client.orphan()
 
 
 class Reader(Task):
@@ -90,9 +134,7 @@ class Reader(Task):
     def abandon(self) -> None:
         """Have the connection closed, since its service has ended."""
         if self.client.reader is self:
-            self.client.reader = None
-            with suppress(ServiceExited):
-                skynet.send(self.client.gate.address, "kick", self.client.fd, 1011, "the agent has ended")
+            self.client.orphan()
 
     def _read_on(self) -> None:
         client, home, fd = self.client, self.home, self.client.fd
@@ -116,7 +158,7 @@ class Reader(Task):
             message = client.fd.read()
         finally:
             self.parked = False
-        if client.reader is not self:  # it came in the turn in which we were to be interrupted
+        if client.reader is not self or self.home.dead:  # it came in the turn in which we were to be interrupted
             client.unread = message
             raise _Moved
         charge(self.home)

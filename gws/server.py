@@ -60,6 +60,7 @@ class Server(Opening):
         self.address: Any = None  #: where it listens: (host, port), or the path of a Unix socket
         self._greenlets: dict[greenlet, WebSocket | None] = {}  # of each accepted socket
         self._keepalive: Keepalive | None = None
+        self._starting: object = None  # whose start() it is that resolves a name
         self._stopped = Event()
         self._leaving = Event()  # set whenever a socket's greenlet ends
         self._stoppers: set[greenlet] = set()  # handlers that are in stop(): they do not wait for each other
@@ -101,8 +102,11 @@ class Server(Opening):
         sock: socket | None = None,
         **options: Any,
     ) -> None:
-        """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved."""
-        if self._listener is not None:
+        """Begin to serve, and return; raise OSError if that is not possible here.   Blocks while a name is resolved.
+
+        RuntimeError if it is serving already, or if stop() is called meanwhile.
+        """
+        if self._listener is not None or self._starting is not None:
             raise RuntimeError(f"{self!r} is serving already")
         sock = getattr(sock, "_sock", sock)  # of gevent's, the one within
         if sock is not None and not isinstance(sock, socket):
@@ -115,13 +119,25 @@ class Server(Opening):
         shared = sock is not None
         if sock is None:
             where: Any = {"path": path} if path is not None else {"address": address, "port": port}
-            sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
+            sock = self._bind(backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay, **where)
         sock.setblocking(False)
         self.address = sock.getsockname() if path is None else path
         self._keepalive = None if opts.ping_interval is None else keepalive(opts.ping_interval, opts.ping_timeout)
         self._listener = Listener(sock, self._accepted, shared=shared)
         self._listener.start()
         _started().add(self)
+
+    def _bind(self, **options: Any) -> socket:
+        self._starting = token = object()
+        try:
+            sock = sockethelper.listen(**options)
+            if self._starting is not token:
+                sockethelper.close(sock)
+                raise RuntimeError("the server was stopped while it started")
+            return sock
+        finally:
+            if self._starting is token:
+                self._starting = None
 
     @property
     def port(self) -> int:
@@ -136,6 +152,7 @@ class Server(Opening):
         """
         encode_close(code, reason)  # ValueError here, and not in a greenlet of each connection
         timeout = self.options.close_timeout if timeout is None else timeout
+        self._starting = None
         if self._listener is not None:
             self._unlisten()
         me = getcurrent()

@@ -68,15 +68,18 @@ def newservice(service: type | str, /, *args: Any, **kwargs: Any) -> str:
     `service` is a class; "module:Class"; or "module" for the class that bears the module's name, whatever the case and
     the underscores ("gws.echoserver" is EchoServer).   Raises what the constructor raises; nothing is left of it then.
     """
-    cls = class_of(service)
+    cls, maker = class_of(service), here()
+    alive = not maker.dead
     address = f":{next(_numbers):08x}"
     made = _services[address] = Service(address, cls.__name__, commands_of(cls), get_hub())
-    made.maker = task = Task(made, "__init__", (), here(), partial(cls, *args, **kwargs))
+    made.maker = task = Task(made, "__init__", (), maker, partial(cls, *args, **kwargs))
     made.hub.loop.run_callback(start, task)
     try:
         err = task.wait()
         if err is not None:
             raise _exited(task, err) or err
+        if alive and maker.dead:  # it ended in the turn in which this was done: nobody would know of what it has made
+            raise GreenletExit
     except BaseException:
         _end(made)
         raise
@@ -232,10 +235,10 @@ def follow(address: str, listener: Callable[[str], object]) -> Callable[[], None
     return _follow(_living(address), listener)
 
 
-def find(address: str, command: str) -> Service:
-    """Return a living service that has the command."""
+def find(address: str, command: str | None = None) -> Service:
+    """Return a living service, which has the command if one is given."""
     service = _living(address)
-    if command not in service.commands:
+    if command is not None and command not in service.commands:
         asked = trace(Task(service, command, ()), getcurrent())
         raise CallFailed(f"{asked}: no such command; there are: {', '.join(sorted(service.commands)) or 'none'}")
     return service

@@ -116,6 +116,15 @@ class Stream(Outbox):
         self.received += len(data)
         self._turn.received += len(data)
 
+    @property
+    def buffered(self) -> bool:
+        """Whether bytes were received that nobody has read yet."""
+        return self._pos < len(self._data) or bool(self._tls and not self._closed and self._sock.pending())  # type: ignore[attr-defined]
+
+    def fileno(self) -> int:
+        """Return the descriptor, for who wants to watch it; -1 after the end."""
+        return self._sock.fileno()
+
     def read_head(self, limit: int) -> bytes:
         """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
         seen = 0  # bytes from _pos on that were searched already

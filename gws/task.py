@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gevent.exceptions import InvalidSwitchError
 from gevent.hub import Hub, get_hub
@@ -16,15 +16,22 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gws.queue import waiting
 
-__all__ = ["Home", "Task"]
+__all__ = ["Heir", "Home", "Task"]
 
 log = logging.getLogger("gws")
+
+
+class Heir(Protocol):
+    """Somebody to whom the end of a service matters."""
+
+    def abandon(self) -> None:
+        """Hear of it; the hub calls this."""
 
 
 class Home:
     """Whom tasks belong to: a service, or the rest of the program."""
 
-    __slots__ = ("address", "dead", "instance", "kind", "maker", "parked", "time", "tracer")
+    __slots__ = ("address", "dead", "heirs", "instance", "kind", "maker", "parked", "time", "tracer")
 
     def __init__(self, address: str, kind: str):
         self.address = address
@@ -32,12 +39,24 @@ class Home:
         self.instance: Any = None  # whose methods are the commands
         self.maker: Task | None = None  # the constructor, while it runs
         self.parked: set[Task] = set()  # tasks that wait for something
+        self.heirs: set[Heir] | None = None  # who else is to be told of the end; few services have any
         self.dead = False
         self.time = 0.0  # for which it had the loop, in seconds
         self.tracer: Callable[[Task, Callable[..., Any]], Callable[..., Any]] | None = None  # see `tracing`
 
     def __str__(self) -> str:
         return f"{self.address} {self.kind}".strip()
+
+    def inherit(self, heir: Heir) -> None:
+        """Tell `heir` of the end."""
+        if self.heirs is None:
+            self.heirs = set()
+        self.heirs.add(heir)
+
+    def disinherit(self, heir: Heir) -> None:
+        """Do not tell `heir`."""
+        if self.heirs is not None:
+            self.heirs.discard(heir)
 
     def take(self) -> Task | None:
         """Return the next task to start in the same turn, if there is one."""

@@ -59,6 +59,7 @@ class Watchdog:
         """Give the connection an agent; without one it is closed, 1011.   Blocks."""
         try:
             agent = self.agents[fd] = skynet.newservice(self._agent())
+            skynet.call(self.gate, "entrust", fd, agent)
             skynet.call(agent, "start", {"gate": self.gate, "client": fd, "watchdog": skynet.self()})
         except Exception:
             if fd.closed:  # the client has left: that is no failure

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from time import perf_counter
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -11,8 +13,9 @@ from gevent import get_hub
 from gevent.event import Event
 
 import gws.client
-from gws import reading, skynet
+from gws import reading, skynet, sockethelper
 from gws.errors import CallFailed, ConnectionClosed, HandshakeError, ServiceExited
+from gws.frame import CLOSE, PING, PONG, TEXT, encode
 from gws.gate import Gate
 
 pytestmark = pytest.mark.usefixtures("deadline")
@@ -64,7 +67,7 @@ class Agent:
     made: list[Agent] = []
 
     def __init__(self, gate=None, log=None):
-        self.gate = gate
+        self.gate, self.home = gate, skynet.self()
         self.log = [] if log is None else log  # several agents may share one
         self.late = []
         self.go = Event()
@@ -308,6 +311,176 @@ def test_repr():
     assert skynet.call(address, "show") == "<Gate closed, watchdog ->"
     skynet.call(address, "open", {"watchdog": ":7", "port": 0})
     assert "0 connections>, watchdog :7>" in skynet.call(address, "show")
+
+
+def test_a_gate_that_is_closed_while_it_opens_listens_nowhere(slow_names):
+    address = skynet.newservice("gws.gate")
+    opening = [gevent.spawn(outcome, skynet.call, address, "open", {"watchdog": ":0", "port": 0}) for _ in range(2)]
+    until(lambda: slow_names.asked)
+    skynet.call(address, "close")
+    slow_names.go.set()
+    said = [str(each.get()) for each in opening]
+    assert "the server was stopped while it started" in said[0]
+    assert "is open already" in said[1]
+    assert slow_names.left() == []
+    skynet.call(address, "open", {"watchdog": ":0", "port": 0})
+
+
+@pytest.mark.parametrize("kind", ["gws.gate", "gws.echoserver"])
+def test_a_service_that_is_killed_while_it_opens_listens_nowhere(slow_names, kind):
+    address = skynet.newservice(kind)
+    conf = {"port": 0} | ({"watchdog": ":0"} if kind == "gws.gate" else {})
+    opening = gevent.spawn(outcome, skynet.call, address, "open" if kind == "gws.gate" else "start", conf)
+    until(lambda: slow_names.asked)
+    gevent.get_hub().loop.run_callback(slow_names.go.set)  # it goes on in the turn in which it is killed
+    gevent.get_hub().loop.run_callback(skynet.kill, address)
+    assert isinstance(opening.get(), (ServiceExited, tuple))
+    turns()
+    assert slow_names.left() == []
+
+
+@pytest.fixture
+def slow_names(monkeypatch):
+    """Names take a while to resolve: until `go` is set."""
+
+    def listen(*args, **options):
+        names.asked += 1
+        go.wait()
+        made.append(sockethelper_listen(*args, **options))
+        return made[-1]
+
+    sockethelper_listen, go, made = sockethelper.listen, Event(), []
+    names = SimpleNamespace(asked=0, go=go, left=lambda: [sock for sock in made if sock.fileno() >= 0])
+    monkeypatch.setattr(sockethelper, "listen", listen)
+    return names
+
+
+def outcome(func, *args):
+    """Return what `func` returns or raises."""
+    try:
+        return func(*args)
+    except Exception as err:
+        return err
+
+
+# ----------------------------------------------------------------------------------- who leaves before it is anybody's
+
+
+@pytest.fixture
+def dial(gate):
+    """Return a function that connects by hand, and returns (socket, fd)."""
+    opened = []
+
+    def make(watchdog):
+        sock = gevent.socket.create_connection(watchdog.address)
+        opened.append(sock)
+        sock.sendall(
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += sock.recv(1)
+        until(lambda: len(watchdog.fds) == len(opened))
+        return sock, watchdog.fds[-1]
+
+    yield make
+    for sock in opened:
+        sock.close()
+
+
+def frame(text, opcode=TEXT):
+    return encode(text, opcode, masked=True)
+
+
+RESET = struct.pack("ii", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 1006),
+        ([frame(b"", PONG)], 1006),
+        ([frame(b"", PING), frame(b"\x0f\xa0bye", CLOSE)], 4000),
+        ([frame(b"half")[:3]], 1006),
+    ],
+    ids=["nothing", "a pong", "a goodbye", "half a message"],
+)
+def test_a_peer_that_leaves_before_it_is_accepted(gate, dial, words, code):
+    """It is noticed at once, though nobody reads."""
+    watchdog, address = gate(close_timeout=60)
+    sock, fd = dial(watchdog)
+    sock.sendall(b"".join(words))
+    sock.close()
+    until(lambda: len(watchdog.told) == 2)
+    assert watchdog.told[1][:2] == ("close", code)
+    failed = outcome(skynet.call, address, "forward", fd, agent_of(address)[0])
+    assert isinstance(failed.__cause__, ConnectionClosed)
+
+
+def test_a_peer_that_resets_before_it_is_accepted(gate, dial):
+    watchdog, _ = gate(close_timeout=60)
+    sock, _ = dial(watchdog)
+    sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_LINGER, RESET)
+    sock.close()
+    until(lambda: len(watchdog.told) == 2)
+    assert watchdog.told[1][:2] == ("close", 1006)
+
+
+@pytest.mark.parametrize("end", [b"", frame(b"\x0f\xa0bye", CLOSE)], ids=["cut", "goodbye"])
+def test_what_a_peer_said_before_it_left_can_be_read(gate, dial, end):
+    watchdog, address = gate(close_timeout=60)
+    sock, fd = dial(watchdog)
+    sock.sendall(frame(b"one") + frame(b"two") + end)
+    sock.close()
+    turns(10)
+    assert watchdog.told == [("open", fd.addr)]
+    agent, it = agent_of(address)
+    skynet.call(address, "forward", fd, agent)
+    until(lambda: len(watchdog.told) == 2)
+    assert it.log == ["one", "two"]
+    assert watchdog.told[1][:2] == ("close", 4000 if end else 1006)
+
+
+def test_what_nobody_wants_to_read_is_dropped_in_the_end(gate, dial):
+    watchdog, address = gate(close_timeout=0.05)
+    sock, fd = dial(watchdog)
+    sock.sendall(frame(b"one") + frame(b"\x0f\xa0bye", CLOSE))
+    sock.close()
+    until(lambda: len(watchdog.told) == 2)
+    assert watchdog.told[1] == ("close", 4000, "bye")
+    assert watchdog.data == []
+
+
+def test_a_peer_that_leaves_once_it_is_accepted_is_not_looked_after(gate, dial):
+    watchdog, address = gate(close_timeout=0.05)
+    sock, fd = dial(watchdog)
+    skynet.call(address, "accept", fd)
+    sock.sendall(frame(b"hold") + frame(b"two"))
+    sock.close()
+    until(lambda: watchdog.data == ["hold"])
+    gevent.sleep(0.06)  # it could have been sent away by now
+    watchdog.held.set()
+    until(lambda: len(watchdog.told) == 2)
+    assert watchdog.data == ["hold", "two"]
+
+
+def test_a_descriptor_that_is_used_again_is_somebody_elses(gate, dial):
+    """The kernel's number of a connection that was kicked is the next one's."""
+    watchdog, address = gate(close_timeout=0.05)
+    numbers = set()
+    for _ in range(5):
+        sock, fd = dial(watchdog)
+        numbers.add(fd.stream.fileno())
+        skynet.call(address, "kick", fd)
+        sock.close()
+    until(lambda: len(watchdog.told) == 10)
+    sock, fd = dial(watchdog)
+    assert fd.stream.fileno() in numbers
+    turns()
+    assert len(watchdog.told) == 11
+    sock.close()
+    until(lambda: len(watchdog.told) == 12)
 
 
 # --------------------------------------------------------------------------------------------------- forwarding
@@ -627,6 +800,75 @@ def test_an_agent_that_ends_while_it_gives_the_connection_away(gate, connect):
     skynet.send(address, "forward", fd, new)
     gevent.get_hub().loop.run_callback(skynet.kill, new)
     assert end_of(client) == (1011, "the agent has ended")
+
+
+@pytest.mark.parametrize("how", ["before", "reads", "hand-over"])
+def test_an_agent_that_a_connection_is_entrusted_to_takes_it_along(gate, connect, how):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    agent, _ = agent_of(address)
+    if how == "reads":
+        skynet.call(address, "accept", fd)
+    skynet.call(address, "entrust", fd, agent)
+    if how == "hand-over":
+        skynet.call(address, "entrust", fd, agent_of(address)[0])
+        skynet.kill(agent)
+        turns()
+        assert not fd.closed
+        agent = Agent.made[-1].home
+    skynet.kill(agent)
+    assert end_of(client) == (1011, "the agent has ended")
+
+
+def test_an_agent_that_has_given_away_what_was_entrusted_to_it(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, _), (new, _) = agent_of(address), agent_of(address)
+    skynet.call(address, "entrust", fd, old)
+    skynet.call(address, "forward", fd, new)
+    skynet.kill(old)
+    client.write("echo")
+    assert client.read() == f"echo by {new}"
+
+
+@pytest.mark.parametrize("agent", [":0", None])
+def test_entrust_needs_an_agent(gate, connect, agent):
+    watchdog, address = gate()
+    _, fd = connect(watchdog)
+    assert isinstance(outcome(skynet.call, address, "entrust", fd, agent).__cause__, (ServiceExited, ValueError))
+
+
+def test_a_message_that_comes_in_the_turn_in_which_its_agent_ends(gate, connect, monkeypatch):
+    """The agent is dead, but its reader has not heard of it: the message is for whoever gets the connection next."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, before), (new, after) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    client.write("first")
+    until(lambda: before.log == ["first"])
+    stops = []
+    monkeypatch.setattr(reading.Reader, "stop", lambda self: stops.append(self))  # it hears of it late
+    monkeypatch.setattr(reading.Reader, "abandon", lambda self: stops.append(self))
+    skynet.kill(old)
+    for message in ("second", "echo"):
+        client.write(message)
+    until(lambda: not fd.waiting)
+    skynet.call(address, "forward", fd, new)
+    assert client.read() == f"echo by {new}"
+    assert (before.log, after.log) == (["first"], ["second", "echo"])
+    assert stops
+
+
+def test_a_connection_that_gets_another_agent_in_the_turn_in_which_its_own_ends(gate, connect):
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, _), (new, _) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    turns()
+    skynet.kill(old)
+    skynet.send(address, "forward", fd, new)
+    client.write("echo")
+    assert client.read() == f"echo by {new}"
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

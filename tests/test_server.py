@@ -15,7 +15,7 @@ import gevent
 import gevent.socket
 import pytest
 import trustme
-from conftest import until
+from conftest import turns, until
 from gevent.event import Event
 from programs import free_port, python
 
@@ -1322,6 +1322,28 @@ class TestStop:
         server = serve()
         with pytest.raises(RuntimeError, match=rf"<Server on \('127.0.0.1', {server.port}\), 0 conn.*> is serving"):
             server.start()
+
+    def test_start_twice_while_a_name_is_resolved_and_stop_meanwhile(self, serve, greenlets, monkeypatch):
+        def listen(*args, **options):
+            resolved.wait()
+            made.append(real(*args, **options))
+            return made[-1]
+
+        real, resolved, made, server = sockethelper.listen, Event(), [], Server()
+        monkeypatch.setattr(sockethelper, "listen", listen)
+        starting = gevent.spawn(server.start, "127.0.0.1", 0)
+        turns(1)
+        with pytest.raises(RuntimeError, match="is serving already"):
+            server.start("127.0.0.1", 0)
+        server.stop()
+        again = greenlets(server.start, "127.0.0.1", 0)
+        turns(1)
+        resolved.set()
+        with pytest.raises(RuntimeError, match="was stopped while it started"):
+            starting.get()
+        again.join()
+        assert [sock.fileno() >= 0 for sock in made] == [False, True]
+        server.stop()
 
 
 class TestListen:

@@ -332,9 +332,8 @@ COMMANDS = "add, do, fail, get, hang, kind, say"
 @pytest.mark.parametrize(
     "command",
     [
-        *"shout _private __init__ __class__ limit full filled Config builtin partial callback name made mro".split(),
-        "",
-        7,
+        *("shout", "_private", "__init__", "__class__", "limit", "full", "filled", "Config", "builtin", "partial"),
+        *("callback", "name", "made", "mro", "", 7),
     ],
 )
 def test_what_is_no_public_method_is_no_command(room, ask, command):

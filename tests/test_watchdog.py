@@ -92,6 +92,21 @@ class ExitsAtOnce:
         skynet.exit()
 
 
+class DiesUnasked:
+    """It ends before it has asked for its connection: at once, once it has started, or in a fork of its own."""
+
+    def __init__(self):
+        if "constructor" in self.when:
+            skynet.fork(skynet.exit)
+
+    def start(self, conf):
+        if "start" in self.when:
+            skynet.fork(skynet.exit)
+
+    def disconnect(self):
+        pass
+
+
 class NoCommands:
     pass
 
@@ -211,6 +226,43 @@ def test_an_agent_that_fails_to_start(connect, caplog, agent, words):
     until(lambda: words in caplog.text)
 
 
+@pytest.mark.parametrize("when", ["constructor", "start", "kill"])
+def test_an_agent_that_dies_before_it_asks_for_its_connection(connect, monkeypatch, when):
+    monkeypatch.setattr(DiesUnasked, "when", when, raising=False)
+    _, address = serve(DiesUnasked)
+    client = connect(address)
+    client.write("is anybody there?")
+    if when == "kill":
+        skynet.kill(until(lambda: [each.address for each in skynet.services() if each.kind == "DiesUnasked"])[0])
+    assert end_of(client)[0] == 1011
+    until(lambda: kinds() == ["Gate", "Watchdog"])
+
+
+def test_a_client_that_leaves_before_its_agent_asks_for_the_connection(connect):
+    class Idle(ChatAgent):
+        def start(self, conf):
+            self.client = conf["client"]
+
+    _, address = serve(Idle)
+    client = connect(address)
+    until(lambda: Idle.made and hasattr(Idle.made[0], "client"))
+    client.fd.cut(1001, "")
+    until(lambda: kinds() == ["Gate", "Watchdog"])
+    assert Idle.made[0].ended[0] == 1001
+
+
+def test_a_watchdog_that_ends_while_it_makes_an_agent(connect, caplog, monkeypatch):
+    monkeypatch.setattr(Late, "where", "constructor")
+    watchdog, address = serve(Late)
+    client = connect(address)
+    Late.made.wait()
+    gevent.get_hub().loop.run_callback(Late.go.set)  # the agent is made in the turn in which the watchdog ends
+    gevent.get_hub().loop.run_callback(skynet.kill, watchdog)
+    assert end_of(client)[0] == 1001
+    until(lambda: kinds() == [])
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("where", ["constructor", "start"])
 def test_a_client_that_leaves_before_its_agent_has_started(connect, caplog, monkeypatch, where):
     monkeypatch.setattr(Late, "where", where)
@@ -247,13 +299,14 @@ def test_stop_says_1001(connect):
     until(lambda: kinds() == ["Gate", "Watchdog"])
 
 
-def test_a_watchdog_that_ends_leaves_nothing_behind(connect):
+def test_a_watchdog_that_ends_leaves_nothing_behind(connect, caplog):
     watchdog, address = serve(ChatAgent)
     client = connect(address)
     until(lambda: "ChatAgent" in kinds())
     skynet.kill(watchdog)
     assert end_of(client)[0] == 1001
     until(lambda: kinds() == [])
+    assert caplog.text == ""
     with pytest.raises(ConnectionRefusedError):
         gws.client.connect(*address)
 
