@@ -5,19 +5,20 @@ The gateway runs in a process of its own; what blocks here blocks nobody.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
-from time import monotonic
 
 import gevent
 import pytest
 from programs import PATIENCE, ROOT
 from test_browser import DESK, PHONE, Window, browser, page, serving  # noqa: F401  # fixtures, two of them
+from test_examples import fetch
 
 import gws.client
 from gws.errors import ConnectionClosed
 
-FILES = sorted((ROOT / "examples" / "gateway").glob("*.py"))
+FILES = sorted(path for path in (ROOT / "examples" / "gateway").iterdir() if path.is_file())
 
 
 @pytest.fixture
@@ -55,13 +56,112 @@ def hear(client, wanted):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_file_is_short(path):
-    assert path.read_text(encoding="utf-8").count("\n") < 60
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 120
 
 
-def test_the_page_is_one_file():
-    html = (ROOT / "examples" / "gateway" / "page.html").read_text(encoding="utf-8")
-    for outside in ("innerHTML", 'src="', "url(", "@import", '<link rel="stylesheet'):
-        assert outside not in html
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix != ".py"], ids=lambda path: path.name)
+def test_the_page_is_of_one_piece(path):
+    text = path.read_text(encoding="utf-8")
+    for outside in ("innerHTML", "//www", "url(", "@import", "https:"):
+        assert outside not in text.replace('xmlns="http://www', "")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html"),
+        ("/page.html", "text/html"),
+        ("/style.css", "text/css"),
+        ("/dot.js", "text/javascript"),
+        ("/icon.svg", "image/svg+xml"),
+        ("/main.py", None),
+        ("/../gateway/main.py", None),
+        ("/nothing", None),
+    ],
+)
+def test_the_files_of_the_page_and_no_others_are_served(meadow, path, kind):
+    status, head, _ = fetch(meadow.port, path)
+    assert status == (404 if kind is None else 200)
+    if kind is not None:
+        assert f"Content-Type: {kind}; charset=utf-8\r\n" in head
+        assert "Content-Security-Policy: default-src 'self';" in head
+
+
+# --------------------------------------------------------------------------------------------- the world, by its clock
+
+
+class Over(Exception):
+    """The time is up."""
+
+
+class Sky:
+    """A world whose clock is ours; `told` is what it has said, and when."""
+
+    def __init__(self, monkeypatch):
+        spec = importlib.util.spec_from_file_location("world", ROOT / "examples" / "gateway" / "world.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.now, self.early, self.end, self.told, self.heard = 1000.01, 0, 0, [], lambda said: None
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module.skynet, "fork", lambda func: None)
+        monkeypatch.setattr(module.skynet, "sleep", self.sleep)
+        monkeypatch.setattr(module.websocket, "broadcast", self.broadcast)
+        self.world = module.World()
+
+    def sleep(self, seconds):
+        assert 0.005 < seconds <= 0.055
+        self.now += seconds - self.early
+        if self.now > self.end:
+            raise Over
+
+    def broadcast(self, fds, text):
+        said = json.loads(text)
+        self.told.append((self.now, said))
+        if "dots" in said:
+            self.heard(said)
+
+    def run(self, seconds):
+        self.end = self.now + seconds
+        with pytest.raises(Over):
+            self.world.run()
+
+
+@pytest.fixture
+def sky(monkeypatch):
+    return Sky(monkeypatch)
+
+
+@pytest.mark.parametrize("early", [0, 0.001])
+def test_twenty_states_a_second(sky, early):
+    sky.early = early
+    sky.run(2.97)
+    assert [when + early for when, _ in sky.told] == pytest.approx([1000.05 + tick / 20 for tick in range(59)])
+
+
+def test_whoever_catches_enough_lights_has_won(sky):
+    def chase(said):
+        (dot,) = said["dots"]
+        assert dot[:2] == [you.number, "Ada"]
+        scores.append(dot[4])
+        if said["winners"]:
+            raise Over
+        sky.world.steer(you, *min(said["lights"].values(), key=lambda light: math.dist(light, dot[2:4])))
+
+    you, scores, sky.heard = Nobody(7), [], chase
+    sky.world.enter(you, "Ada")
+    sky.run(600)
+    assert sky.told[-1][1]["winners"] == ["Ada"]
+    assert max(scores) >= sky.told[0][1]["goal"] - 2  # two may be within reach at once
+    assert scores[-1] == 0  # and it begins anew
+
+
+class Nobody:
+    """Who has a number, and no connection."""
+
+    def __init__(self, number):
+        self.number = number
 
 
 # ------------------------------------------------------------------------------------------------------- by hand
@@ -77,31 +177,6 @@ def test_everybody_is_told_where_everybody_is(connect):
     hear(bob, lambda said: [you, "Ada", 0, 1] in [dot[:4] for dot in said["dots"]])
     ada.close()
     hear(bob, lambda said: len(said["dots"]) == 1)
-
-
-def test_twenty_states_a_second(connect):
-    ada = connect("Ada")
-    hear(ada, lambda said: True)
-    begun = monotonic()
-    for _ in range(20):
-        ada.read()
-    assert 0.8 < monotonic() - begun < 3
-
-
-def test_whoever_catches_enough_lights_has_won(connect):
-    ada = connect("Ada")
-    you, best = json.loads(ada.read())["you"], 0
-    while True:
-        said = json.loads(ada.read())
-        (dot,) = said["dots"]
-        assert dot[0] == you
-        if said["winners"]:
-            break
-        best = max(best, dot[4])
-        target = min(said["lights"].values(), key=lambda light: math.dist(light, dot[2:4]))
-        ada.write(json.dumps({"to": target}))
-    assert (said["winners"], dot[4]) == (["Ada"], 0)
-    assert best >= 10
 
 
 @pytest.mark.parametrize(

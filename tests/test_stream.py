@@ -1212,6 +1212,25 @@ def test_unread_tells_of_bytes_that_nobody_has_read(pair: Any) -> None:
     assert stream.unread is False  # the second one is with us
 
 
+def test_buffered_tells_of_bytes_that_are_with_us(joined: Any) -> None:
+    stream, peer = joined()
+    peer.sendall(wire(*HELLO) * 2)
+    assert stream.buffered is False
+    stream.read_frame(MIB)
+    assert stream.buffered is True
+    stream.read_frame(MIB)
+    assert stream.buffered is False
+    stream.close()
+    assert stream.buffered is False
+
+
+def test_the_descriptor_is_told_until_the_end(joined: Any) -> None:
+    stream, _ = joined()
+    assert os.fstat(stream.fileno())
+    stream.close()
+    assert stream.fileno() == -1
+
+
 def test_who_does_not_read_holds_the_peer_back(pair: Any) -> None:
     stream, peer = pair()
     peer.sendall(wire(*HELLO))
@@ -1485,7 +1504,7 @@ def test_both_show_the_same_face() -> None:
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
     reads, writes = {"preload", "read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
-    counts = {"messages_received", "messages_sent", "unanswered"}
+    counts = {"messages_received", "messages_sent", "unanswered", "buffered", "fileno"}
     assert public == reads | writes | ends | tells | counts
 
 

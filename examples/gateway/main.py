@@ -1,6 +1,5 @@
 """python examples/gateway/main.py [PORT [ADDRESS]]   --   fireflies: open http://127.0.0.1:8888 in two windows."""
 
-import secrets
 import signal
 import sys
 from pathlib import Path
@@ -10,12 +9,17 @@ from gevent.event import Event
 
 from gws import skynet
 
-PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+PAGE = {f"/{path.name}": path for path in Path(__file__).parent.iterdir() if path.suffix in KINDS}
+RULES = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # no script but those
 
 
-def page(request):  # each page has a nonce of its own: the browser runs no script but that of the page
-    html = PAGE.replace("NONCE", secrets.token_urlsafe())
-    return (200, {"Content-Type": "text/html; charset=utf-8"}, html) if request.path == "/" else 404
+def page(request):
+    path = PAGE.get("/page.html" if request.path == "/" else request.path)
+    if path is None:
+        return 404
+    kind = f"{KINDS[path.suffix]}; charset=utf-8"
+    return 200, {"Content-Type": kind, "Content-Security-Policy": RULES}, path.read_text(encoding="utf-8")
 
 
 def main(port=8888, address="127.0.0.1"):

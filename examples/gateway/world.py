@@ -37,7 +37,7 @@ class World:
 
     def run(self):
         while True:
-            skynet.sleep(TICK - monotonic() % TICK)
+            skynet.sleep(1.1 * TICK - (monotonic() + 0.1 * TICK) % TICK)  # to the next tick; it may be a little early
             winners = self.turn([*self.dots.values()])
             dots = [(fd.number, dot.name, *dot.at, dot.lights) for fd, dot in self.dots.items()]
             websocket.broadcast(self.dots, json.dumps({"dots": dots, "lights": self.lights, "winners": winners}))
