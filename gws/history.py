@@ -65,11 +65,11 @@ class History:
         pause, before = _LEAST, self._measure()
         while True:
             late = self._wait(pause, ticked)
-            began, after = monotonic(), self._measure()
+            spent, after = overview.spent(), self._measure()
             self.points.append(self._point(before, after, late))
             before = after
             made(self.points[-1])
-            pause = max(_LEAST, (monotonic() - began) * _SHARE)
+            pause = max(_LEAST, (overview.spent() - spent) * _SHARE)
 
     def _wait(self, seconds: float, ticked: Callable[[], None]) -> float:
         """Wait, and return how late we were woken at worst.   Blocks."""

@@ -33,7 +33,7 @@ from gws.sockethelper import netloc
 from gws.terminal import safe
 from gws.websocket import WebSocket
 
-__all__ = ["Connection", "connections", "count", "figures", "latencies", "memory_figures", "services"]
+__all__ = ["Connection", "connections", "count", "figures", "latencies", "memory_figures", "services", "spent"]
 
 MOST = 100  # rows that are shown
 WIDE = 300  # characters of anything that somebody else has named
@@ -105,7 +105,7 @@ def figures(but: Server | None = None) -> dict[str, Any]:
     kind = stream.Stream.__module__.rpartition(".")[2]
     return {
         "process": os.getpid(),
-        "running for": time.time() - _born(),
+        "running for": time.time() - _born,
         "processor time": time.process_time(),
         "memory": (memory(os.getpid()) or 0) * 1024,
         "services": services,
@@ -134,11 +134,13 @@ def memory_figures() -> dict[str, Any]:
     }
 
 
-def _born() -> float:
-    return _imported
+def spent() -> float:
+    """Return the seconds that all walks so far have taken, but for their rests."""
+    return _spent
 
 
-_imported = time.time()
+_born = time.time()
+_spent = 0.0
 
 
 class _Counted(Iterator[_T]):
@@ -156,12 +158,16 @@ class _Counted(Iterator[_T]):
 
 def _unhurried(things: Iterable[_T]) -> Iterator[_T]:
     """Yield things one by one, and rest after each spell, whoever takes them.   Blocks."""
-    until = monotonic() + _SPELL
+    global _spent
+    began = monotonic()
     for thing in things:
-        if monotonic() > until:
+        took = monotonic() - began
+        if took > _SPELL:
+            _spent += took
             gevent.sleep(_REST)
-            until = monotonic() + _SPELL
+            began = monotonic()
         yield thing
+    _spent += monotonic() - began
 
 
 def _glances() -> Iterator[Stat]:

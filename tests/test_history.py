@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
 from conftest import until
 from gevent.monkey import get_original
@@ -80,6 +81,18 @@ def test_a_loop_that_is_held_up_is_seen(watch):
     until(lambda: history.points)
     get_original("time", "sleep")(0.1)  # nobody else runs meanwhile
     until(lambda: any(point.late > 0.05 for point in history.points))
+
+
+def test_the_more_a_point_costs_the_later_the_next_one_comes(watch, monkeypatch):
+    spent = iter(range(1000))
+    monkeypatch.setattr(room.overview, "spent", lambda: next(spent))  # a second each
+    pauses = []
+    monkeypatch.setattr(
+        History, "_wait", lambda self, seconds, ticked: (pauses.append(seconds), gevent.sleep(0), 0.0)[2]
+    )
+    watch()
+    until(lambda: len(pauses) > 3)
+    assert pauses[:2] == [0.01, 20]
 
 
 def test_stop_from_within(watch):

@@ -112,8 +112,10 @@ def test_the_walk_along_many_services_rests(clerks, monkeypatch):
     rests = []
     sleep = gevent.sleep
     monkeypatch.setattr(room.gevent, "sleep", lambda seconds: (rests.append(seconds), sleep(0)))
+    before = room.spent()
     room.services()
     assert len(rests) >= 50
+    assert 0 < room.spent() - before < 5
 
 
 def test_a_service_that_ends_during_the_walk_is_left_out(clerks, monkeypatch):
