@@ -7,12 +7,13 @@ with a header is told by `frame.decode_header`, so that both twins tell it in th
 How bytes come in.   One recv per turn of the loop, into a scratch buffer that all streams of a hub share.  The first
 frame is unmasked on its way from there into the object that the handler receives: one copy.  What is left of the
 batch moves into a buffer of the stream's own (`_left`), since other greenlets run before the next read and reuse the
-scratch.  A batch that takes longer than a spell rests (`outbox.Rest`), and the others go on.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
+scratch.  A long payload that came in part is received into its own object (`_body`), which grows with what has come,
 not with what the header claims.
 
 Who is woken, and how.   The streams of a hub wait in an epoll set of their own, and the hub's loop watches the set: one
 watcher for all connections, registered once for all of a connection's reads.  A greenlet that parks while others are
-known to be ready switches straight to the next of them: one switch for each, not two by way of the hub.
+known to be ready switches straight to the next of them: one switch for each, not two by way of the hub.  Each is timed
+from its wake to its park; who is not trusted (see `turn`) is not woken, but joins a lane.
 
 How bytes go out.   Straight from the message's object to the kernel if nothing waits before it; else into a queue of
 chunks (`_chunks`): small writes are copied into one chunk's buffer, large ones keep a reference.
@@ -29,7 +30,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, clockid_t, timespec
 
 import contextlib
 import os
@@ -41,7 +42,8 @@ from gevent.hub import Waiter
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import decode_header
-from gws.outbox import AGAIN, SPELL, Rest, send_fin
+from gws import turn
+from gws.outbox import AGAIN, send_fin
 from gws.utf8 import not_utf8
 
 __all__ = ["Stream"]
@@ -197,6 +199,10 @@ cdef enum:
     MAX_HEADER = 14
     READY = 64                    # streams that are woken before the loop runs on
     CHUNKS = 64                   # chunks in one sendmsg; far below IOV_MAX
+    NOWHERE = -1
+    KNOWN = 0                     # the lanes of `turn`
+    NEW = 1
+    HEAVY = 2
 
 cdef struct Chunk:
     PyObject *owner               # keeps `data` alive; NULL: `data` is a buffer of ours, with room for more
@@ -209,7 +215,7 @@ cdef class Turn:
 
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
-    cdef object hub, loop, watcher, resting
+    cdef object hub, loop, watcher, lanes
     cdef list late
     cdef char *scratch            # PREFIX + SCRATCH bytes
     cdef char *out                # MAX_HEADER + SMALL bytes: a small frame is put together here, and sent at once
@@ -222,11 +228,16 @@ cdef class Turn:
     cdef int next, end            # ready[next:end] is still to be woken; empty unless `wake` is on the hub's stack
     # Of all streams, also those that are closed.
     cdef readonly long long received, sent, messages_received, messages_sent
+    # Whose turn it is, a Stream (not referred to: it clears this before it is freed), and by which clock since when
+    cdef void *running
+    cdef bint on_trust
+    cdef double began
 
     def __cinit__(self, hub):
         self.hub = hub
         self.loop = hub.loop
-        self.resting = Rest(hub.loop)
+        self.lanes = turn.Lanes(hub.loop)
+        self.running = NULL
         self.late = []
         self.entropy, self.drawn = b"", 0
         self.epoll = -1
@@ -313,16 +324,47 @@ cdef class Turn:
     cdef PyObject *who_is_next(self) noexcept:
         """Return the greenlet to switch to from one that parks: the next that can go on, else the hub."""
         cdef void *stream
+        cdef double now = self.judge()
         while self.next < self.end:
             stream = self.ready[self.next].data.ptr
             if stream != NULL:
-                if (<Stream>stream)._reader is None:
-                    break                      # nobody waits for it: `wake` sees to that
+                if (<Stream>stream)._reader is None or (<Stream>stream)._proof:
+                    break                      # nobody waits for it, or it has to: `wake` sees to that
                 if not (<Stream>stream)._resting:
                     self.next += 1
+                    self.running, self.on_trust, self.began = stream, True, now
                     return <PyObject *>(<Stream>stream)._reader
             self.next += 1
         return <PyObject *>self.hub
+
+    cdef int run(self, Stream stream) except -1:
+        """Let the reader go on, and time what it does until it parks, or the hub is back."""
+        self.running, self.on_trust = <void *>stream, stream._proof == 0
+        self.began = clock(CLOCK_MONOTONIC if self.on_trust else CLOCK_THREAD_CPUTIME_ID)
+        PyGreenlet_Switch(<PyGreenlet *>stream._reader, NULL, NULL)
+        self.judge()
+        return 0
+
+    cdef double judge(self) noexcept:
+        """Take account of the batch of who was running, if any (see `turn.Standing`).   Return the time."""
+        cdef Stream stream
+        cdef double took, now = clock(CLOCK_MONOTONIC)
+        if self.running == NULL:
+            return now
+        stream = <Stream>self.running
+        self.running = NULL
+        took = (now if self.on_trust else clock(CLOCK_THREAD_CPUTIME_ID)) - self.began
+        if self.on_trust:
+            if took > long_ and stream._proof == 0:
+                stream._proof = stream._due
+        elif took > long_:
+            stream._lane = HEAVY
+            stream._due = stream._proof = min(2 * stream._due, proof_most)
+        elif stream._proof:
+            stream._proof -= 1
+            if stream._proof == 0:
+                stream._lane = KNOWN
+        return now
 
     cdef int add(self, Stream stream) except -1:
         if not self.late:
@@ -370,13 +412,16 @@ cdef class Stream:
     """The bytes of one connection.   One greenlet may read at a time; any number may write.   (See `stream.Stream`.)"""
 
     cdef object __weakref__
-    cdef object _sock, _hub, _write_watcher, _error, _wrong
+    cdef object _sock, _hub, _write_watcher, _error
+    cdef object _wrong                         # a ProtocolError, told by every further read; or a frame that was put back
     cdef object _reader                        # the greenlet that is parked in a read
     cdef list _writers                         # [(bytes sent at which it goes on, its waiter)], in order; None: nobody
     cdef Turn _turn
     cdef int _fd, _age                         # _age: of the turn, when it was told to watch us
-    cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked, _resting
-    cdef double _until                         # when the spell ends; 0: it has not begun
+    cdef bint _masked, _tls, _closed, _late, _corked, _watching, _blocked, _resting, _queued
+    cdef double _until                         # when its batch has taken long; 0: it has not begun
+    cdef double _mark                          # the processor time at which that was first so; 0: it was not
+    cdef int _lane, _due, _proof               # see turn.Standing; _proof == 0: it is trusted
     cdef unsigned long _thread
     # received, not parsed yet: _left[_left_begin:_left_end]
     cdef char *_left
@@ -409,6 +454,8 @@ cdef class Stream:
         self._turn = turn_of(self._hub)
 
     def __dealloc__(self):
+        if self._turn is not None and self._turn.running == <void *>self:
+            self._turn.running = NULL
         self._unwatch()
         PyMem_Free(self._left)
         Py_XDECREF(self._body)
@@ -487,10 +534,13 @@ cdef class Stream:
         cdef Py_ssize_t used = 0
         cdef object payload = None
         if self._wrong is not None:
-            raise self._wrong
+            return self._again()
+        if self._due == 0:                      # nothing is known of it yet
+            self._due = self._proof = proof
+            self._lane = NEW
         try:
             if self._left_begin < self._left_end and (self._reader is not None or self._is_spent()):
-                self._park(True)
+                self._park(self._lane)
             while True:
                 if self._left_begin < self._left_end:
                     try:
@@ -513,7 +563,34 @@ cdef class Stream:
             self.messages_received += 1
             self.unanswered += 1
             self._turn.messages_received += 1
+        if self._length > LARGE_MESSAGE and (self._proof or self._length > 8 * LARGE_MESSAGE):
+            self.pause(self._first, payload)
+            return self._first, payload
         return self._first, payload
+
+    def pause(self, int first, payload):
+        """Rest before something that takes long, as the others may have waited for longer.   Blocks.
+
+        What ends the wait leaves this frame to the next read: it is put back.
+        """
+        lanes = self._turn.lanes
+        if self._lane == HEAVY and self._turn.running == <void *>self and clock(CLOCK_THREAD_CPUTIME_ID) < <double>lanes.until:
+            return
+        if lanes.may_go():
+            return
+        self._wrong = first, payload
+        self._park(HEAVY)
+        self._wrong = None
+
+    cdef object _again(self):
+        """Return the frame that was put back, or raise what was wrong."""
+        if isinstance(self._wrong, ProtocolError):
+            raise self._wrong
+        if self._reader is not None:
+            self._park(NOWHERE)                 # which tells the second reader off
+        frame, self._wrong = self._wrong, None
+        self._first = frame[0]
+        return frame
 
     cdef object _step_from_socket(self, Py_ssize_t limit, partial, bint text):
         """Receive once, and take what came into the frame at hand; its payload, if that made it whole."""
@@ -739,7 +816,7 @@ cdef class Stream:
         if self._chunks_begin < self._chunks_end and not self._blocked:
             self._flush()
         while True:
-            self._park(False)
+            self._park(NOWHERE)
             if self._tls:
                 try:
                     count = self._sock.recv_into(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
@@ -758,15 +835,32 @@ cdef class Stream:
         self._turn.received += count
         return count
 
-    cdef bint _is_spent(self) noexcept:
-        """Tell whether the time is over that this connection has for one batch."""
-        cdef double now = monotonic()
-        if self._until == 0:
-            self._until = now + spell
-        return now > self._until
+    cdef bint _is_spent(self) except -1:
+        """Tell whether the time is over that this connection has for one batch.
 
-    cdef int _park(self, bint rest) except -1:
-        """Wait until the socket is readable, or just for the others.
+        Who is not trusted has no time but its turn, whoever has called its greenlet; who is known to take long has all
+        of that, the others no more than would make them known for it.
+        """
+        cdef double now, used
+        if self._proof:
+            used = clock(CLOCK_THREAD_CPUTIME_ID)
+            if self._turn.running != <void *>self or used > <double>self._turn.lanes.until:
+                return True
+            if not self._turn.on_trust:
+                return self._lane != HEAVY and used - self._turn.began > long_
+        now = clock(CLOCK_MONOTONIC)
+        if self._until == 0:
+            self._until = now + long_
+        if now <= self._until:
+            return False
+        # By the clock on the wall it has taken long.  From here on it is timed in earnest.
+        used, self._until = clock(CLOCK_THREAD_CPUTIME_ID), now + long_
+        if self._mark == 0:
+            self._mark = used
+        return used - self._mark > long_
+
+    cdef int _park(self, int lane) except -1:
+        """Wait until the socket is readable (lane: NOWHERE), or just for the others.
 
         No system call begins or ends the wait: we stay watched throughout.
         """
@@ -781,16 +875,17 @@ cdef class Stream:
         if reader is self._hub:
             raise BlockingSwitchOutError("a read would block the hub")
         decrypted = self._tls and self._sock.pending()     # the kernel knows nothing of it
-        if rest or (decrypted and self._is_spent()):
-            self._resting = True
-            self._turn.resting.add(self)
+        if lane != NOWHERE or (decrypted and self._is_spent()):
+            if self._turn.running == <void *>self:
+                self._turn.judge()              # by what it did, it may stand in another lane now
+            self._line_up(max(lane, self._lane))
         elif decrypted:
             self._hub.loop.run_callback(self)
         elif not self._watching or self._age != self._turn.age:
             self._turn.watch(self)
             self._watching, self._age = True, self._turn.age
         if self._resting or not decrypted:
-            self._until = 0
+            self._until = self._mark = 0
         self._reader = reader
         try:
             PyGreenlet_Switch(<PyGreenlet *>self._turn.who_is_next(), NULL, NULL)
@@ -802,19 +897,30 @@ cdef class Stream:
 
     cdef int _wake(self) except -1:
         """Go on in the greenlet that is parked here; if there is none, be woken no more: TCP holds the peer back."""
-        if self._reader is not None:
-            if not self._resting:
-                PyGreenlet_Switch(<PyGreenlet *>self._reader, NULL, NULL)
-        else:
+        if self._reader is None:
             self._unwatch()
             self._turn.rest()
+        elif not self._resting:
+            if self._proof == 0 or self._turn.lanes.may_go():
+                self._turn.run(self)
+            else:
+                self._line_up(self._lane)
+        return 0
+
+    cdef int _line_up(self, int lane) except -1:
+        """Rest until it is our turn.   Meanwhile nothing is to wake us: what the set has to tell is known."""
+        self._resting = True
+        self._unwatch()
+        if not self._queued:
+            self._queued = True
+            self._turn.lanes.join(lane, self)
         return 0
 
     def __call__(self):
-        """What the loop calls to wake us outside of the set."""
-        self._resting = False
+        """End the rest, if there still is one: what the lanes call, and the loop."""
+        self._resting = self._queued = False
         if self._reader is not None:
-            self._wake()
+            self._turn.run(self)
 
     cdef void _unwatch(self) noexcept:
         if self._watching and self._age == self._turn.age:     # watching: __init__ has come to its end
@@ -1192,6 +1298,7 @@ cdef class Stream:
             self._write_watcher.close()
             self._write_watcher = None
         self._use_left(self._left_end - self._left_begin)
+        self._wrong = None
         self._sock.close()
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:
@@ -1215,12 +1322,14 @@ cdef class Stream:
         return 0
 
 
-cdef double spell = SPELL
+cdef double long_ = turn.LONG
+cdef Py_ssize_t LARGE_MESSAGE = turn.LARGE
+cdef int proof = turn.PROOF, proof_most = turn.PROOF_MOST
 
 
-cdef double monotonic() noexcept nogil:
+cdef double clock(clockid_t which) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(which, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
 
 

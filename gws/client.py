@@ -159,6 +159,7 @@ class Client:
                     self._keep(fd, message)
                 for callback in table["message"]:
                     callback(message)
+                del message  # it is not to live for as long as the next one takes to come
         except _FAILURES as error:
             wrong = fd.verdict(error)
             if wrong is not None:

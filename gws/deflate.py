@@ -12,21 +12,35 @@ from __future__ import annotations
 import importlib
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gws.errors import HandshakeError, InvalidPayload, MessageTooBig
 
-__all__ = ["NAME", "Compression", "Deflate", "Parameters", "accept", "accepted", "deflate_once", "offer"]
+__all__ = [
+    "NAME",
+    "STEP",
+    "TOO_BIG",
+    "Compression",
+    "Deflate",
+    "Parameters",
+    "accept",
+    "accepted",
+    "deflate_once",
+    "offer",
+]
 
 NAME = "permessage-deflate"
 
 Extension = tuple[str, Sequence[tuple[str, "str | None"]]]  # name and parameters, as handshake.extensions() has them
+Half = tuple[bytearray, Iterator[bytes]]  # a message so far, and the steps to the rest of it
 Key = tuple[Any, ...]  # what makes a deflater, and its arguments
 
 _TAIL = b"\x00\x00\xff\xff"
 _CHUNK = 4096
+STEP = 16 * 1024  # bytes of output, after which it is known that a message takes long
+TOO_BIG = "the message inflates to more than max_message"
 _MAX_FINAL_BLOCKS = 4096
 
 # gevent-gws[fast] installs isal, which deflates JSON of 1 KiB in 7 us where zlib takes 20, and 64 KiB in 0.12 ms where
@@ -135,7 +149,17 @@ def deflate_once(message: bytes, key: Key) -> bytes:
 class Deflate:
     """One connection's compression, in both directions."""
 
-    __slots__ = ("_deflater", "_idle", "_inflater", "_key", "_peer_bits", "_peer_takeover", "_takeover", "_threshold")
+    __slots__ = (
+        "_deflater",
+        "_half",
+        "_idle",
+        "_inflater",
+        "_key",
+        "_peer_bits",
+        "_peer_takeover",
+        "_takeover",
+        "_threshold",
+    )
 
     def __init__(self, parameters: Parameters, compression: Compression, *, server: bool) -> None:
         fresh, peer_fresh, bits, peer_bits = parameters
@@ -147,6 +171,7 @@ class Deflate:
         self._peer_bits = peer_bits
         self._deflater: zlib._Compress | None = None
         self._inflater: zlib._Decompress | None = None
+        self._half: Half | None = None  # of a message that pauses
         self._idle = True
 
     def __repr__(self) -> str:
@@ -173,29 +198,93 @@ class Deflate:
         # "Remove 4 octets (that are 0x00 0x00 0xff 0xff) from the tail end."  (7.2.1)
         return (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
-    def inflate(self, data: bytes, limit: int, final: bool) -> bytes:
+    def inflate(self, data: bytes, limit: int, final: bool, pause: Callable[[], None] | None = None) -> bytes:
         """Inflate the next fragment of a message, or any piece; `final`: the message ends with it.
 
         Raises MessageTooBig when it yields more than `limit` bytes (below sys.maxsize), and never holds more;
         InvalidPayload for what is no DEFLATE stream, or refers to something before the window that was agreed on.
+        `pause` is called before what takes long; what it raises ends the call, and the next one, for the same data,
+        goes on from there.
         """
+        half = self._half or self._begin(data, min(limit, STEP), final)
+        if isinstance(half, bytes):
+            return half
+        whole, steps = half
+        if self._half is None and pause is not None and len(whole) > STEP:
+            self._half = half
+            pause()
+        self._half = None
+        for step in steps:
+            whole += step
+            if len(whole) > limit:
+                break
+        if len(whole) > limit:
+            raise MessageTooBig(TOO_BIG)
+        return bytes(whole)
+
+    def _begin(self, data: bytes, limit: int, final: bool) -> bytes | Half:
+        """Return all, if it is no more than `limit` bytes, or else as many and the steps to the rest."""
         inflater = self._inflater
         if inflater is None:
             inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
+        data = data + _TAIL if final else data
         try:
             # "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."  (7.2.2)
-            # zlib may yield one byte more than allowed: that byte alone tells a message that goes on beyond the limit
-            # from one that ends there, and as long as it does not come, zlib has taken in all of the data.
-            message = inflater.decompress(data + _TAIL if final else data, limit + 1)
-            if inflater.eof:
-                message = self._inflate_on(inflater, message, limit, final)
+            # zlib may yield one byte more than allowed: as long as it does not come, zlib has taken in all of the data.
+            message = inflater.decompress(data, limit + 1)
         except zlib.error as err:
-            raise InvalidPayload(f"cannot inflate the message: {err}") from err
-        if len(message) > limit:
-            raise MessageTooBig("the message inflates to more than max_message")
+            raise _broken(err) from err
+        if len(message) > limit or inflater.eof:
+            return bytearray(message), self._steps(data, len(data) - _left(inflater), final)
         if final and not self._peer_takeover:
             self._inflater = None
         return message
+
+    def look(self, data: bytes, final: bool) -> Iterator[bytes]:
+        """Inflate the next fragment of a message step by step, to judge it: nothing of it is kept here."""
+        return self._steps(data + _TAIL if final else data, 0, final)
+
+    def _steps(self, data: bytes, at: int, final: bool) -> Iterator[bytes]:
+        """Inflate data[at:] in pieces of STEP bytes at most.
+
+        The data goes in by chunks, as zlib copies what it leaves: that would be the rest of all, over and over.
+        """
+        rest = memoryview(data)
+        # Who ends a message with Z_FINISH may leave out the 0x00 that should follow; our tail, left alone, is no block.
+        end = len(rest) - (len(_TAIL) if final else 0)
+        blocks = 0
+        inflater = self._inflater
+        full = True  # there may be more to come of what went in before
+        while True:
+            if inflater is None or inflater.eof:
+                if at >= end and inflater is not None:
+                    self._inflater = None if final else inflater  # what comes next may be our tail alone
+                    return
+                # "The next DEFLATE block follows" one with BFINAL set (7.2.1): a stream of its own, and its inflater.
+                blocks += inflater is not None
+                if blocks > _MAX_FINAL_BLOCKS:
+                    raise InvalidPayload("too many final DEFLATE blocks in a fragment")
+                inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
+            elif at == len(rest) and not full:
+                break
+            chunk = rest[at : at + _CHUNK]
+            try:
+                piece = inflater.decompress(chunk, STEP)
+            except zlib.error as err:
+                raise _broken(err) from err
+            at += len(chunk) - _left(inflater)
+            full = len(piece) == STEP
+            yield piece
+        if final and not self._peer_takeover:
+            self._inflater = None
+
+    def mark(self) -> Any:
+        """Return the state of the inflater, for `rewind()`."""
+        return self._inflater and self._inflater.copy()
+
+    def rewind(self, mark: Any) -> None:
+        """Let the inflater be as it was: what was only looked at is to be inflated."""
+        self._inflater = mark
 
     def share(self) -> Key:
         """Return the key to what deflate_once() makes for this connection too, to be sent instead of deflate()'s.
@@ -216,32 +305,6 @@ class Deflate:
         if self._idle:
             self._deflater = None
         self._idle = True
-
-    def _inflate_on(self, inflater: zlib._Decompress, head: bytes, limit: int, final: bool) -> bytes:
-        """Inflate what follows a block with BFINAL set: "The next DEFLATE block follows" (7.2.1), a stream of its own.
-
-        It goes in chunks, as zlib copies what a stream leaves unused: many short ones would copy the rest many times.
-        """
-        message = bytearray(head)
-        rest = memoryview(inflater.unused_data)
-        # Who ends a message with Z_FINISH may leave out the 0x00 that should follow; our tail, left alone, is no block.
-        end = len(rest) - (len(_TAIL) if final else 0)
-        at = blocks = 0
-        while len(message) <= limit:
-            if inflater.eof:
-                self._inflater = None if final else inflater  # what comes next may be our tail alone
-                if at >= end:
-                    break
-                blocks += 1
-                if blocks > _MAX_FINAL_BLOCKS:  # each costs an inflater
-                    raise InvalidPayload("too many final DEFLATE blocks in a fragment")
-                inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
-            elif at == len(rest):
-                break
-            chunk = rest[at : at + _CHUNK]
-            message += inflater.decompress(chunk, limit + 1 - len(message))
-            at += len(chunk) - len(inflater.unused_data)
-        return bytes(message)
 
 
 # The values that each parameter may have, and what they mean.  (7.1)
@@ -280,6 +343,15 @@ def _answer(offered: Mapping[str, int], compression: Compression) -> tuple[str, 
 
 def _header(params: Mapping[str, int]) -> str:
     return "; ".join([NAME, *(name if value is True else f"{name}={value}" for name, value in params.items())])
+
+
+def _left(inflater: zlib._Decompress) -> int:
+    """Return how many bytes of what was given to it last it has not taken."""
+    return len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail)
+
+
+def _broken(err: zlib.error) -> InvalidPayload:
+    return InvalidPayload(f"cannot inflate the message: {err}")
 
 
 def _refusal(what: str) -> HandshakeError:

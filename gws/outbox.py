@@ -9,17 +9,17 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 from _socket import SHUT_WR, socket
 from gevent import get_hub
 from gevent.hub import Waiter
 
-__all__ = ["AGAIN", "SPELL", "Outbox", "Rest", "Turn", "send_fin"]
+from gws.turn import Lanes
+
+__all__ = ["AGAIN", "Outbox", "Turn", "send_fin"]
 
 AGAIN = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-SPELL = 0.005  # seconds that one connection's batch may take before the others go on
 
 _WRITE = 2  # libev's EV_WRITE; libuv's loop takes the same
 _SCRATCH = 256 * 1024  # bytes that one connection may bring in per turn of the loop
@@ -217,16 +217,16 @@ class Outbox:
 
 
 class Turn:
-    """What all streams of one hub share: the scratch buffer, and who has bytes to send when this turn ends.
+    """What all streams of one hub share: the scratch buffer, the lanes, and who has bytes to send when this turn ends.
 
     However many messages a broadcast posts in a turn, each connection's queue leaves in one send.
     """
 
-    __slots__ = ("_late", "_loop", "messages_received", "messages_sent", "received", "rest", "scratch", "sent")
+    __slots__ = ("_late", "_loop", "lanes", "messages_received", "messages_sent", "received", "scratch", "sent")
 
     def __init__(self, hub: Any):
         self._loop = hub.loop
-        self.rest = Rest(hub.loop)
+        self.lanes = Lanes(hub.loop)
         self._late: list[Outbox] = []
         self.scratch = memoryview(bytearray(_SCRATCH))
         self.received = self.sent = self.messages_received = self.messages_sent = 0  # also of those that are closed
@@ -241,42 +241,6 @@ class Turn:
         for outbox in late:
             outbox._late = False
             outbox._push()
-
-
-class Rest:
-    """Streams whose batch takes longer than a spell: they go on, in their order, once the loop has polled.
-
-    A batch is short in bytes, but what they cost is the peer's choice (think of small frames that inflate to large
-    messages), and so is the number of such peers: together, too, they have one spell per turn of the loop.
-    """
-
-    __slots__ = ("_loop", "_timer", "_waiting")
-
-    def __init__(self, loop: Any):
-        self._loop = loop
-        self._timer: Any = None
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def add(self, go_on: Callable[[], None]) -> None:
-        """Have `go_on()` called in the hub."""
-        self._waiting.append(go_on)
-        self._start()
-
-    def _start(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.timer(0)  # unlike a callback, it comes behind the poll
-            self._timer.start(self._over)
-
-    def _over(self) -> None:
-        self._timer.close()
-        self._timer = None
-        until = monotonic() + SPELL
-        try:
-            while self._waiting and monotonic() < until:
-                self._waiting.popleft()()
-        finally:
-            if self._waiting:
-                self._start()
 
 
 def turn_of(hub: Any) -> Turn:

@@ -279,6 +279,7 @@ class Server(Opening):
                 message = fd.read()
                 for callback in table["message"]:
                     callback(fd, message)
+                del message  # it is not to live for as long as the next one takes to come
         except FAILURES as error:
             wrong = fd.verdict(error)
             if wrong is not None:

@@ -24,7 +24,7 @@ import os
 import struct
 import termios
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any
 
 from _socket import socket
@@ -34,7 +34,8 @@ from greenlet import greenlet
 
 from gws.errors import HandshakeError, MessageTooBig, ProtocolError
 from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mask, new_mask, slack
-from gws.outbox import AGAIN, SPELL, Outbox, send_fin
+from gws.outbox import AGAIN, Outbox, send_fin
+from gws.turn import HEAVY, LARGE, LONG, Standing
 from gws.utf8 import Utf8, decode
 
 __all__ = ["Plain", "Stream", "totals"]
@@ -60,11 +61,14 @@ class Stream(Outbox):
         "_ahead",
         "_body",
         "_data",
+        "_mark",
         "_masked",
         "_pos",
+        "_queued",
         "_read_watcher",
         "_reader",
         "_resting",
+        "_standing",
         "_until",
         "_utf8",
         "_wrong",
@@ -81,13 +85,17 @@ class Stream(Outbox):
         self._read_watcher: Any = self._hub.loop.io(sock.fileno(), _READ)
         self._reader: greenlet | None = None
         self._resting = False
-        self._until = 0.0  # when the spell ends; 0: it has not begun
+        self._queued = False  # in one of the lanes
+        self._standing = Standing()
+        self._until = 0.0  # when its batch has taken long; 0: it has not begun
+        self._mark = 0.0  # the processor time at which that was first so; 0: it was not
         self._data = b""  # received, not yet parsed, from _pos on
         self._pos = 0
         self._ahead: Header | None = None  # the header of the frame at hand, once it is whole; _pos is behind it
         self._body: bytearray | None = None  # its payload so far, unmasked, if it did not come in one piece
         self._utf8: Utf8 | None = None  # of a text that does not come in one piece
-        self._wrong: ProtocolError | None = None  # what the peer broke: every further read tells it again
+        # What the peer broke: every further read tells it again.  Or a frame that the next read is to return.
+        self._wrong: ProtocolError | tuple[int, Any] | None = None
         self.received = self.messages_received = self.messages_sent = self.unanswered = 0
         self.rsv = 0
 
@@ -156,17 +164,43 @@ class Stream(Outbox):
         unfragmented text frame comes as str instead, its UTF-8 judged as it comes (else InvalidPayload).
         """
         if self._wrong is not None:
-            raise self._wrong
+            return self._again()
+        self._standing.begin()
         if self._pos < len(self._data) and (self._reader is not None or self._is_spent()):
-            self._park(rest=True)
+            self._park(self._standing.lane)
         try:
             while not (self._ahead or self._next_header()) or not self._payload_is_whole(limit, partial, text):
                 self._receive()
             first, payload = self._take()
-            return first, decode(payload) if text and first == FIN | TEXT else payload
+            message = decode(payload) if text and first == FIN | TEXT else payload
+            if len(payload) > (LARGE if not self._standing.trusted else 8 * LARGE):
+                self.pause(first, message)
+            return first, message
         except ProtocolError as error:
             self._wrong = error  # what comes behind it has no meaning any more
             raise
+
+    def pause(self, first: int, payload: Any) -> None:
+        """Rest before something that takes long, as the others may have waited for longer.   Blocks.
+
+        What ends the wait leaves this frame to the next read: it is put back.
+        """
+        lanes, standing = self._turn.lanes, self._standing
+        if (lanes.running is self and standing.lane == HEAVY and thread_time() < lanes.until) or lanes.may_go():
+            return
+        self._wrong = first, payload
+        self._park(HEAVY)
+        self._wrong = None
+
+    def _again(self) -> tuple[int, Any]:
+        """Return the frame that was put back, or raise what was wrong."""
+        if isinstance(self._wrong, ProtocolError):
+            raise self._wrong
+        if self._reader is not None:
+            self._park()  # which tells the second reader off
+        assert self._wrong is not None
+        frame, self._wrong = self._wrong, None
+        return frame
 
     def _next_header(self) -> bool:
         header = decode_header(self._data, masked=self._masked, rsv=self.rsv, start=self._pos)
@@ -255,13 +289,29 @@ class Stream(Outbox):
         self._data += self._turn.scratch[:count]
 
     def _is_spent(self) -> bool:
-        """Tell whether the time is over that this connection has for one batch."""
-        now = monotonic()
-        self._until = self._until or now + SPELL
-        return now > self._until
+        """Tell whether the time is over that this connection has for one batch.
 
-    def _park(self, rest: bool = False) -> None:
-        """Wait until the socket is readable, or just for the others.
+        Who is not trusted has no time but its turn, whoever has called its greenlet; who is known to take long has all
+        of that, the others no more than would make them known for it.
+        """
+        lanes, standing = self._turn.lanes, self._standing
+        if not standing.trusted:
+            used = thread_time()
+            if lanes.running is not self or used > lanes.until:
+                return True
+            if lanes.clock is thread_time:
+                return standing.lane != HEAVY and used - lanes.began > LONG
+        now = monotonic()
+        self._until = self._until or now + LONG
+        if now <= self._until:
+            return False
+        # By the clock on the wall it has taken long.  From here on it is timed in earnest.
+        used, self._until = thread_time(), now + LONG
+        self._mark = self._mark or used
+        return used - self._mark > LONG
+
+    def _park(self, lane: int | None = None) -> None:
+        """Wait until the socket is readable, or just for the others: in that lane.
 
         The watcher persists from read to read, and stops if nobody reads.
         """
@@ -273,15 +323,16 @@ class Stream(Outbox):
         if reader is self._hub:
             raise BlockingSwitchOutError("a read would block the hub")
         decrypted = self._tls and self._sock.pending()  # type: ignore[attr-defined]  # the kernel knows nothing of it
-        if rest or (decrypted and self._is_spent()):
-            self._resting = True
-            self._turn.rest.add(self._go_on)
+        if lane is not None or (decrypted and self._is_spent()):
+            if self._turn.lanes.running is self:
+                self._judge()
+            self._line_up(max(lane or 0, self._standing.lane))  # by what it did, it may stand in another lane now
         elif decrypted:
             self._hub.loop.run_callback(self._readable)
         elif not self._read_watcher.active:
             self._read_watcher.start(self._readable, pass_events=True)
         if self._resting or not decrypted:
-            self._until = 0.0
+            self._until = self._mark = 0.0
         self._reader = reader
         try:
             self._hub.switch()
@@ -297,13 +348,39 @@ class Stream(Outbox):
             if not self._closed:
                 self._read_watcher.stop()  # TCP holds the peer back from here on
         elif not self._resting:
-            self._reader.switch()
+            if self._standing.trusted or self._turn.lanes.may_go():
+                self._run()
+            else:
+                self._line_up(self._standing.lane)
+
+    def _line_up(self, lane: int) -> None:
+        """Rest until it is our turn.   The watcher stops: what it has to tell is known."""
+        self._resting = True
+        self._read_watcher.stop()
+        if not self._queued:
+            self._queued = True
+            self._turn.lanes.join(lane, self._go_on)
 
     def _go_on(self) -> None:
         """End the rest, if there still is one."""
-        self._resting = False
+        self._resting = self._queued = False
         if self._reader is not None:
-            self._readable()
+            self._run()
+
+    def _run(self) -> None:
+        """Let the reader go on, and time what it does until the hub is back."""
+        lanes = self._turn.lanes
+        lanes.running, lanes.clock = self, self._standing.clock()
+        lanes.began = lanes.clock()
+        assert self._reader is not None
+        self._reader.switch()
+        if lanes.running is self:
+            self._judge()
+
+    def _judge(self) -> None:
+        lanes = self._turn.lanes
+        lanes.running = None
+        self._standing.judge(lanes.clock, lanes.clock() - lanes.began)
 
     # --------------------------------------------------------------------------------------------------- writing
 
@@ -384,6 +461,7 @@ class Stream(Outbox):
                 watcher.close()
         self._write_watcher = None
         self._data, self._pos, self._ahead = b"", 0, None
+        self._wrong = None
         self._sock.close()
         self._break(BrokenPipeError("the connection was closed"))
         if self._reader is not None:

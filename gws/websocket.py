@@ -38,8 +38,9 @@ from gws.frame import (
 )
 from gws.goodbye import CLOSED, CLOSING, CONNECTING, NOTHING, OPEN, Goodbye
 from gws.limits import Limits
-from gws.message import Fragments, Message, encode_message
+from gws.message import Fragments, Message, Packed, encode_message
 from gws.stream import Stream
+from gws.turn import LARGE
 from gws.utf8 import Utf8, decode
 
 __all__ = [
@@ -183,12 +184,15 @@ class WebSocket(Goodbye):
             except ProtocolError as error:
                 self._fail(error)
                 continue
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, EOFError) and self.state == CLOSED:
+                    continue  # closed while it paused for the others
                 self._hand_over()
                 raise
             # What still comes once we have sent Close is nobody's any more, as in a browser.
             if message is not None and (self.state == OPEN or self._given is NOTHING):
                 return message
+            payload = None  # it is not to live for as long as the next frame takes to come
 
     _recv = read  # the loop, under the name that it has in the Lua library
 
@@ -228,27 +232,34 @@ class WebSocket(Goodbye):
         if self._fragments is not None:
             raise _interrupted()
         assert self.deflate is not None  # or RSV1 would not have passed the stream
-        data = self.deflate.inflate(payload, self._limits.max_message, True)
+        data = self.deflate.inflate(payload, self._limits.max_message, True, lambda: self.stream.pause(first, payload))
         return decode(data) if first & 0x0F == TEXT else data
 
     def _on_start(self, first: int, payload: bytes) -> Message | None:
         """Take the first frame of a message in fragments."""
         if self._fragments is not None:
             raise _interrupted()
-        self._fragments = Fragments(first, self._utf8, self._limits.max_message, self.deflate)
-        self._utf8 = None
+        limit = self._limits.max_message
         if first & RSV1:
-            self._room = min(self._room + slack(self._room), sys.maxsize)  # `inflate` sees to the limit
-        return self._on_more(first, payload)
+            self._fragments = Packed(first, self._utf8, limit, self.deflate)
+            self._room = min(self._room + slack(self._room), sys.maxsize)  # `Packed` sees to the limit
+        else:
+            self._fragments = Fragments(first, self._utf8, limit)
+        self._utf8 = None
+        return self._on_more(CONTINUATION, payload)
 
     def _on_more(self, first: int, payload: bytes) -> Message | None:
-        if self._fragments is None:
+        fragments = self._fragments
+        if fragments is None:
             raise _uncalled_for()
-        self._fragments.add(payload, bool(first & FIN))
+        if first & FIN and fragments.size >= LARGE and not fragments.paused:
+            fragments.paused = True
+            self.stream.pause(first, payload)
+        fragments.add(payload, bool(first & FIN), lambda: self.stream.pause(first, payload))
         if not first & FIN:
             self._room = max(0, self._room - len(payload))
             return None
-        message = self._fragments.message()
+        message = fragments.message()
         self._fragments = None
         self._room = self._limits.max_message
         return message

@@ -575,6 +575,7 @@ class Counted:
 
     eof = property(lambda self: self.inflater.eof)
     unused_data = property(lambda self: self.inflater.unused_data)
+    unconsumed_tail = property(lambda self: self.inflater.unconsumed_tail)
 
 
 def test_empty_blocks_without_end(monkeypatch):

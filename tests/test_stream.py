@@ -1502,7 +1502,8 @@ def test_the_plain_one_serves_elsewhere(monkeypatch: pytest.MonkeyPatch, pure: s
 def test_both_show_the_same_face() -> None:
     public = {name for name in dir(room.Plain) if not name.startswith("_")}
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
-    reads, writes = {"preload", "read_head", "read", "read_frame"}, {"write", "write_frame", "post", "flush", "drain"}
+    reads = {"preload", "read_head", "read", "read_frame", "pause"}
+    writes = {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
     counts = {"messages_received", "messages_sent", "unanswered", "buffered", "fileno"}
     assert public == reads | writes | ends | tells | counts
