@@ -38,7 +38,7 @@ from gws.websocket import WebSocket, broadcast
 
 __all__ = ["Console", "start"]
 
-_MOST = 32  # pages, and as many who ask in text; and as many who have not said yet what they want
+_MOST = 32  # pages, and as many who ask in text; and as many strangers
 _MESSAGE = 4096  # bytes in a page's message
 _PATIENCE = 10.0  # seconds for a page's token
 _PENALTY = 1.0  # seconds that a wrong token costs
@@ -88,7 +88,7 @@ class Console(Server):
         self._token = token
         self._loopback = True
         self._turn = BoundedSemaphore(1)
-        self._undecided: dict[greenlet, Stream] = {}  # who has not said yet what it wants, the first first
+        self._strangers: dict[greenlet, Stream] = {}  # who has not asked anything yet, or has no token; the first first
         self._begun: dict[Stream, bytes] = {}  # HTTP streams -> what was read of the head
         self._sessions: dict[Session, tuple[Stream, Callable[[list[str]], None]]] = {}  # who looks -> who takes traces
         self._talking: dict[greenlet, Stream] = {}  # who asks in text, the one silent for the longest first
@@ -110,7 +110,7 @@ class Console(Server):
         self._loopback = path is not None or _is_loopback(address, port)
         if not self._loopback and self._token is None:
             raise ValueError(f"{address or 'every address'} is not this machine alone: a console there needs a token")
-        limits = {"maxclient": _MOST, "max_message": _MESSAGE, "max_pending": 1024 * 1024, "compression": None}
+        limits = {"maxclient": 2 * _MOST, "max_message": _MESSAGE, "max_pending": 1024 * 1024, "compression": None}
         mask = os.umask(0o177) if path is not None else None  # nobody else may open the file, from the beginning on
         try:
             super().start(address, port, path=path, **{**limits, **options})
@@ -138,7 +138,6 @@ class Console(Server):
             if not lines.begins_request(said):
                 self._talk(stream, said)
                 return None
-            self._undecided.pop(me, None)
             self._begun[stream] = said
             fd = super()._shake_hands(stream, addr)
             stream = None if fd is not None else stream
@@ -146,15 +145,15 @@ class Console(Server):
         except (EOFError, OSError):
             return None
         finally:
-            self._undecided.pop(me, None)
             if stream is not None:
+                self._strangers.pop(me, None)
                 self._close(stream)
 
     def _make_room(self, me: greenlet, stream: Stream) -> None:
         """Send home who has been silent for the longest, if there are too many of them."""
-        self._undecided[me] = stream
-        if len(self._undecided) > _MOST:
-            gevent.kill(next(iter(self._undecided)))
+        self._strangers[me] = stream
+        if len(self._strangers) > _MOST:
+            gevent.kill(next(iter(self._strangers)))
 
     def _stream(self, sock: Any) -> Stream:
         return sock if isinstance(sock, Stream) else super()._stream(sock)
@@ -200,7 +199,7 @@ class Console(Server):
     def _answer_lines(self, stream: Stream, questions: Iterator[str]) -> None:
         """Answer line by line; if too many do so, the one silent for the longest is sent home.   Blocks."""
         me, session = getcurrent(), Session(self, self._turn)
-        self._undecided.pop(me, None)
+        self._strangers.pop(me, None)
         self._sessions[session] = stream, partial(lines.post, stream)
         try:
             for line in questions:
@@ -240,6 +239,10 @@ class Console(Server):
         try:
             if self._token is not None and not self._let_in(fd):
                 return
+            self._strangers.pop(getcurrent(), None)
+            if len(self._words) >= _MOST:
+                fd.close(1013, "the console is full")
+                return
             fd.write(json.dumps({"history": self._history.points, "host": _title()}, default=list))
             self._sessions[session], self._words[fd] = (fd.stream, partial(_pass_on, fd)), ("", "")
             self._show_to([fd], ("", ""))
@@ -248,6 +251,7 @@ class Console(Server):
                 gevent.sleep(_PAUSE)
         finally:
             session.leave()
+            self._strangers.pop(getcurrent(), None)
             self._sessions.pop(session, None)
             self._words.pop(fd, None)
 

@@ -145,7 +145,7 @@ def hear(client, key):
 def test_who_is_silent_for_long_and_then_asks_is_answered(console, visit, clerk):
     inside = console(handshake_timeout=0.01)
     visitor = visit(inside)
-    until(lambda: inside._undecided)
+    until(lambda: inside._strangers)
     gevent.sleep(0.03)  # three times what an HTTP request has
     lines = visitor.ask("list")
     assert lines[1].startswith(clerk)
@@ -526,6 +526,32 @@ def test_there_are_only_so_many_pages(console, join, monkeypatch):
     assert refusal.value.status == 503
 
 
+def test_a_page_too_many_is_told_so(console, join, monkeypatch):
+    inside = console()
+    hear(join(inside), "services")
+    monkeypatch.setattr(room, "_MOST", 1)
+    with pytest.raises(ConnectionClosed) as end:
+        hear(join(inside), "services")
+    assert (end.value.code, end.value.reason) == (1013, "the console is full")
+
+
+def test_pages_without_a_token_keep_nobody_out(console, join, visit, monkeypatch):
+    monkeypatch.setattr(room, "_MOST", 4)
+    inside = console(token="sesame", maxclient=8)
+    crowd = [join(inside) for _ in range(12)]
+    requests = [visit(inside) for _ in range(12)]
+    for each in requests:
+        each.say("GET / HTTP/1.1\r\n")
+    until(lambda: len(inside._strangers) == 4)
+    client = join(inside)
+    client.write('{"token": "sesame"}')
+    hear(client, "services")
+    until(lambda: len(inside._strangers) <= 4)
+    for each in crowd[:8]:
+        with pytest.raises(ConnectionClosed):
+            hear(each, "services")
+
+
 def test_a_trace_for_one_who_never_reads_is_left_out(console, visit, clerk, monkeypatch):
     inside = console()
     visitor = visit(inside)
@@ -553,7 +579,7 @@ def test_stop_sends_everybody_home(console, visit, join):
             viewer.read()
     assert end.value.code == 1001
     assert repr(inside) == "<Console closed, 0 sessions>"
-    assert not (inside._streams or inside._sessions or inside._undecided or inside._talking or inside._begun)
+    assert not (inside._streams or inside._sessions or inside._strangers or inside._talking or inside._begun)
 
 
 def test_a_port_that_is_taken(console):
