@@ -42,6 +42,7 @@ import gevent
 import gws.client
 import gws.server
 from gws import __version__, bench, serving, terminal
+from gws.drop_in import launching
 from gws.errors import GwsError, HandshakeError
 from gws.sockethelper import client_context
 from gws.stream import Plain, Stream
@@ -194,6 +195,7 @@ COMMANDS = {
     "serve": Command("Serve what a module does, in one process or in several.", serving.arguments, serving.run),
     "connect": Command("Talk to a server from the terminal, or through a pipe.", _connect_arguments, _connect),
     "bench": Command("Put a load on a server, and tell what it bore.", bench.arguments, bench.run),
+    "drop-in": Command("Run a program of an older library's on gws.", launching.arguments, launching.run),
 }
 
 if __name__ == "__main__":

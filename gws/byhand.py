@@ -23,14 +23,14 @@ from gws.opening import Terms, agree
 from gws.stream import Stream
 from gws.websocket import WebSocket as AnyWebSocket
 
-__all__ = ["take_over", "upgrade"]
+__all__ = ["buffered", "head", "take_over", "upgrade"]
 
 _SAFE = "/!$&'()*+,;=:@~"  # what a path holds as it is (RFC 3986 section 3.3)
 
 
 def take_over(sock: Any, rfile: Any, stream_class: type[Stream] = Stream) -> Stream:
     """Make a stream of a socket, and of what its reader has received beyond the request.   Both are of no use then."""
-    rest = _buffered(rfile, sock)
+    rest = buffered(rfile, sock)
     rfile.close()
     stream = stream_class(sock if hasattr(sock, "pending") else _raw(sock), masked=True)
     stream.preload(rest)
@@ -43,7 +43,7 @@ def upgrade(environ: dict[str, Any], terms: Terms) -> WebSocket:
     sock: Any = getattr(getattr(rfile, "raw", None), "_sock", None)
     if not isinstance(rfile, io.BufferedReader) or not hasattr(sock, "_sock") or hasattr(sock, "pending"):
         raise RuntimeError("this needs handler_class=gws.wsgi.WebSocketHandler, or gws.worker in gunicorn")
-    request = http.parse_request(_head(environ))
+    request = http.parse_request(head(environ))
     agreed = agree(request, terms)
     interim = handshake.CONTINUE if handshake.expects_continue(request) else b""
     sock.sendall(interim + handshake.accept_response(*agreed[:3]))
@@ -56,7 +56,7 @@ def upgrade(environ: dict[str, Any], terms: Terms) -> WebSocket:
     return fd
 
 
-def _head(environ: dict[str, Any]) -> bytes:
+def head(environ: dict[str, Any]) -> bytes:
     """Put the request's head together again, as far as it can be known."""
     path = environ.get("RAW_URI") or quote(environ["SCRIPT_NAME"] + environ["PATH_INFO"], _SAFE, "latin-1")
     if "RAW_URI" not in environ and environ["QUERY_STRING"]:
@@ -112,7 +112,7 @@ class _Upgraded:
             keepalive(self._terms.ping_interval, self._terms.ping_timeout).discard(self._fd)
 
 
-def _buffered(rfile: Any, sock: Any) -> bytes:
+def buffered(rfile: Any, sock: Any) -> bytes:
     """Return what a reader has received and nobody has read; never blocks."""
     sock.settimeout(0.0)
     with contextlib.suppress(OSError):

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from time import monotonic
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -156,6 +157,12 @@ class WebSocket(Goodbye):
         """What has gone over it so far, also once it is over."""
         stream = self.stream
         return Traffic(stream.messages_received, stream.messages_sent, stream.received, stream.sent)
+
+    def allow(self, max_message: int) -> None:
+        """Take messages of at most so many bytes, from the next one on."""
+        self._limits = replace(self._limits, max_message=max_message)
+        if self._fragments is None:
+            self._room = max_message
 
     def opened(self) -> None:
         """Say that the opening handshake is done (its owner says so)."""
