@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from time import monotonic
 from typing import Any
 
@@ -51,6 +52,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def with_options(cls, **options: Any) -> type[Worker]:
         """Return a worker class whose handler has these options (see gws.wsgi.Options)."""
         return type(cls.__name__, (cls,), {"wsgi_handler": cls.wsgi_handler.with_options(**options)})
+
+    def init_process(self) -> None:
+        """Become a worker, and serve.   Blocks.
+
+        A SIGTERM that comes before all is ready counts: until then signals would go where the master's go, into a queue
+        that nobody reads in this process, and the master sends but one.
+        """
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        super().init_process()
 
     def run(self) -> None:
         """Serve until told to stop; leave then.   Blocks."""

@@ -19,10 +19,12 @@ import pytest
 import trustme
 from by_hand import Peer, Reading
 from gevent import get_hub
+from served import Served
 
 from gws.deflate import Compression, Deflate
 from gws.stream import Plain, Stream
 from gws.websocket import Limits, WebSocket
+from gws.wsgi import WebSocketHandler
 
 STREAMS = [Plain] if Stream is Plain else [Plain, Stream]
 
@@ -235,6 +237,22 @@ def reading(raw):
     yield make
     for each in made:
         each.greenlet.kill()
+
+
+@pytest.fixture
+def serve_wsgi():
+    """Return a function that serves a WSGI app on pywsgi; it is stopped in the end."""
+    made = []
+
+    def make(app, handler_class=WebSocketHandler, ssl=None, **options):
+        if options:
+            handler_class = handler_class.with_options(**options)
+        made.append(Served(app, handler_class, **({"ssl_context": ssl} if ssl else {})))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 def census():
