@@ -24,6 +24,7 @@ from weakref import WeakSet
 import gevent
 from gevent import get_hub, getcurrent
 from gevent.event import Event
+from greenlet import greenlet
 
 from gws.dialing import Options, dial
 from gws.errors import ConnectionClosed, HandshakeError
@@ -63,7 +64,7 @@ class Client:
         self._kept: deque[Message] = deque()  # messages for read()
         self._news = Event()  # set when there is something to read, or nothing any more
         self._room = Event()  # set when there is room for more
-        self._dialing = False
+        self._dialing: greenlet | None = None  # who is connecting
         self._over = Event()  # set by close(), and once nobody reads any more
 
     def __repr__(self) -> str:
@@ -85,9 +86,10 @@ class Client:
         """Connect to a host and port, or to a ws:// or wss:// URL, and return once the connection is open.   Blocks.
 
         `options` are the fields of `Options`.  Raises HandshakeError when the server refuses, OSError when it cannot
-        be reached, TimeoutError when that takes too long, ValueError for a URL that is none.
+        be reached, TimeoutError when that takes too long, ConnectionClosed when somebody closes it meanwhile,
+        ValueError for a URL that is none.
         """
-        if self._dialing or (self._running is not None and not self._running.dead):
+        if self._dialing is not None or (self._running is not None and not self._running.dead):
             raise RuntimeError(f"{self!r} is connected already")
         self.options = _options(options)
         self._target = Target.of(address, port)
@@ -100,11 +102,18 @@ class Client:
 
     def _dial(self) -> WebSocket:
         assert self._target is not None
-        self._dialing = True
+        self._dialing = getcurrent()
         try:
             return dial(self._target, self.options, self)
         finally:
-            self._dialing = False
+            self._dialing = None
+
+    def _stop_dialing(self, dialer: greenlet, end: ConnectionClosed) -> None:
+        """End somebody's connect(); in the hub.   Whoever has just connected is closed instead."""
+        if self._dialing is dialer:
+            dialer.throw(end)
+        elif not self.closed:
+            gevent.spawn(self.close, end.code, end.reason)
 
     # ------------------------------------------------------------------------------------- the reading greenlet
 
@@ -218,10 +227,14 @@ class Client:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Send Close and wait for the server's, `close_timeout` seconds at most.   Blocks.
 
-        Safe to repeat, and from any greenlet; ends `reconnect`.   ValueError for a code or a reason that no Close may
-        carry.
+        Safe to repeat, and from any greenlet; ends `reconnect`, and a connect() that is under way.   ValueError for a
+        code or a reason that no Close may carry.
         """
         encode_close(code, reason)
+        if self._dialing is not None and self._dialing is not self._running:
+            get_hub().loop.run_callback(self._stop_dialing, self._dialing, ConnectionClosed(code, reason))
+            gevent.sleep(0)  # behind that callback
+            return
         if self.fd is None or self._running is None:
             return
         self._over.set()

@@ -24,6 +24,7 @@ __all__ = ["Options", "dial"]
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
+_MAX_INTERIM = 10  # responses before the final one: "103 Early Hints" and the like
 _MAX_BODY = 4096  # bytes of a refusal's body that are read
 _PATIENCE = 2.0  # seconds that we wait for them
 
@@ -133,7 +134,7 @@ def _shake_hands(stream: Stream, target: Target, headers: Pairs, options: Option
 
 def _read_response(stream: Stream, max_header: int) -> http.Response:
     try:
-        response = http.parse_response(stream.read_head(max_header))
+        response = _read_final(stream, max_header)
         if response.status != 101:
             response.body = _body(stream, response)  # it tells why
         return response
@@ -141,6 +142,19 @@ def _read_response(stream: Stream, max_header: int) -> http.Response:
         raise HandshakeError(0, "the server closed the connection instead of answering") from None
     except HandshakeError as error:  # whose status is what a server would answer
         raise HandshakeError(0, error.args[0]) from None
+
+
+def _read_final(stream: Stream, max_header: int) -> http.Response:
+    """Read responses up to the final one.
+
+    "A client MUST be able to parse one or more 1xx responses received prior to a final response, even if the client
+    does not expect one." (RFC 9110 section 15.2)   A 101 is final for us.
+    """
+    for _ in range(_MAX_INTERIM + 1):
+        response = http.parse_response(stream.read_head(max_header))
+        if response.status == 101 or response.status >= 200:
+            return response
+    raise HandshakeError(0, f"more than {_MAX_INTERIM} interim responses")
 
 
 def _extensions(response: http.Response) -> list[deflate.Extension]:

@@ -51,7 +51,8 @@ class HandshakeError(GwsError):
         self.body = reason.encode() + b"\n" if body is None else body
 
     def __str__(self) -> str:
-        return f"{self.status} {self.args[0]}" if self.status else str(self.args[0])
+        reason = _shown(str(self.args[0]))
+        return f"{self.status} {reason}" if self.status else reason
 
 
 class ProtocolError(GwsError):
@@ -90,8 +91,7 @@ class ConnectionClosed(GwsError):
         self.reason = reason
 
     def __str__(self) -> str:
-        reason = self.reason if self.reason.isprintable() else ascii(self.reason)  # it is the peer's, and goes to logs
-        return f"{self.code} {reason}".rstrip()
+        return f"{self.code} {_shown(self.reason)}".rstrip()
 
 
 class ServiceError(GwsError):
@@ -104,3 +104,8 @@ class ServiceExited(ServiceError):
 
 class CallFailed(ServiceError):
     """The service that was called raised; `__cause__` is what it raised."""
+
+
+def _shown(reason: str) -> str:
+    """Return what may go to logs and terminals: there may be a peer's words in it."""
+    return reason if reason.isprintable() else ascii(reason)

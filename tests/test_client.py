@@ -14,7 +14,9 @@ import gevent
 import gevent.socket
 import pytest
 import trustme
+from by_hand import outcome
 from conftest import turns, until
+from gevent import getcurrent
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
@@ -397,9 +399,9 @@ class TestDeadline:
 
         asked = []
         port = host(lambda host: (asked.append(host), gevent.sleep(0.02), handle(host)))
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError):  # and not: more than 10 redirects
             client().connect("127.0.0.1", port, timeout=0.05)
-        assert 1 <= len(asked) <= 3
+        assert len(asked) <= 3
 
     def test_the_caller_s_own_time(self, host, client):
         with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
@@ -432,6 +434,9 @@ def raw(data):
     return handle
 
 
+EARLY = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+
+
 FAULTS = {
     "not a 101": (answer(*SOUND, status="200 OK"), 200, "200 OK"),
     "a refusal": (answer(status="403 Forbidden"), 403, "403 Forbidden"),
@@ -451,6 +456,9 @@ FAULTS = {
     "a folded header": (raw(b"HTTP/1.1 101 OK\r\nX: a\r\n b\r\n\r\n"), 0, "must not be folded"),
     "a large head": (raw(b"HTTP/1.1 101 OK\r\nX: " + b"x" * 9000), 0, "the head is longer than 8192 bytes"),
     "101 lines": (raw(b"HTTP/1.1 101 OK\r\n" + b"X: y\r\n" * 101 + b"\r\n"), 0, "more than 100 header lines"),
+    "interim ones for ever": (raw(EARLY.encode() * 100), 0, "more than 10 interim responses"),
+    "a large interim one": (raw(b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9000), 0, "the head is longer than 8192"),
+    "an interim one, and nothing": (raw(EARLY.encode()), 0, "closed the connection instead of answering"),
     "half a head": (raw(b"HTTP/1.1 101 OK\r\nX: "), 0, "closed the connection instead of answering"),
     "nothing": (raw(b""), 0, "closed the connection instead of answering"),
 }
@@ -505,6 +513,22 @@ class TestFaultyAnswers:
         port = host(answer(*SOUND, "Sec-WebSocket-Extensions: permessage-deflate"))
         with pytest.raises(HandshakeError, match="did not ask for"):
             client().connect("127.0.0.1", port, compression=None)
+
+    def test_interim_responses(self, host, client, answering):
+        """103 and the like go before the final response, whatever that is."""
+
+        def handle(host):
+            head = host.head()
+            host.send(EARLY.encode() + b"HTTP/1.1 100 Continue\r\n\r\n")
+            host.send(EARLY.encode() + accept_response(KEY_OF.search(head)[1].decode()) + encode(b"hello"))
+            host.rest()
+
+        it = client().connect("127.0.0.1", host(handle))
+        assert it.read() == "hello"
+        port, _ = answering(EARLY.encode() + b"HTTP/1.1 403 No\r\nContent-Length: 3\r\n\r\nno!")
+        with pytest.raises(HandshakeError) as refused:
+            client().connect("127.0.0.1", port)
+        assert (refused.value.status, refused.value.body) == (403, b"no!")
 
     def test_a_reset(self, host, client):
         def handle(host):
@@ -1118,6 +1142,32 @@ class TestClosing:
         with pytest.raises(ConnectionClosed, match="1000"):
             it.read()
         closing.join()
+
+    def test_while_it_connects(self, host, client, greenlets, diary):
+        heads = []
+
+        def handle(host):
+            heads.append(host.head())
+            host.rest()
+
+        it = client(**diary.handlers())
+        port = host(handle)
+        connecting = greenlets(outcome, it.connect, "127.0.0.1", port)
+        until(lambda: heads)
+        it.close(4000, "changed my mind")
+        assert str(connecting.get(timeout=5)) == "4000 changed my mind"
+        assert (it.closed, it.fd, it._dialing, diary) == (True, None, None, [])
+        it.close()
+        with pytest.raises(RuntimeError):
+            it.write("x")
+
+    def test_while_it_connects_and_just_has(self, serve, client, diary):
+        it = client(**diary.handlers())
+        dialer = getcurrent()
+        it.connect("127.0.0.1", serve().port)
+        it._stop_dialing(dialer, ConnectionClosed(4000))  # the hub's turn came too late
+        it.join()
+        assert diary.of("close") == [[4000, ""]]
 
     def test_with_messages_unread(self, host, client):
         seen = []

@@ -89,3 +89,11 @@ def test_a_handshake_error_without_a_response_says_no_status() -> None:
 def test_connection_closed_says_why(end: ConnectionClosed, text: str) -> None:
     assert str(end) == text
     assert end.args == (end.code, end.reason)
+
+
+@pytest.mark.parametrize("reason", ["a\x1b[2Jb", "a\nERROR: b", "a\x9bb", "a\u202eb"])
+def test_what_goes_to_a_log_leaves_the_terminal_alone(reason: str) -> None:
+    """It may hold a peer's words; whoever asks for them as they are has `reason`, and `args`."""
+    for error in (ConnectionClosed(1000, reason), HandshakeError(0, reason), HandshakeError(400, reason)):
+        assert str(error).isprintable()
+        assert reason in error.args
