@@ -88,7 +88,7 @@ class Reading:
 
     def until_end(self) -> Any:
         """Return what has ended it.   Blocks."""
-        self.greenlet.join(timeout=5)
+        self.greenlet.join(timeout=30)
         assert self.end is not None
         return self.end
 

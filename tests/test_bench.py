@@ -279,7 +279,7 @@ class TestItsOwnServer:
         members[1].write("to both")
         assert [member.read() for member in members[1:]] == ["to both"] * 2
         close(outbox)
-        serving.get(timeout=5)
+        serving.get(timeout=30)
         close(inbox)
         for client in (*members, alone):
             client.join()

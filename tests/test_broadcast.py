@@ -149,7 +149,7 @@ def test_those_that_are_closed_are_passed_over(raw: Any, greenlets: Any) -> None
     ws.broadcast([closed, closing, here], "hello")
     assert peer.hear() == (FIN | TEXT, b"hello")
     quiet.say(BYE)
-    waiting.join(timeout=5)
+    waiting.join(timeout=30)
     assert quiet.hear_all() == [BYE]
 
 

@@ -1155,7 +1155,7 @@ class TestClosing:
         connecting = greenlets(outcome, it.connect, "127.0.0.1", port)
         until(lambda: heads)
         it.close(4000, "changed my mind")
-        assert str(connecting.get(timeout=5)) == "4000 changed my mind"
+        assert str(connecting.get(timeout=30)) == "4000 changed my mind"
         assert (it.closed, it.fd, it._dialing, diary) == (True, None, None, [])
         it.close()
         with pytest.raises(RuntimeError):

@@ -211,20 +211,20 @@ HEADS = {
 
 def test_cve_2021_32640_heads_that_take_long_to_parse(target):
     for case, (head, status) in HEADS.items():
-        began = monotonic()
+        before = target.spent()
         for _ in range(5):
             assert target.attack(head).status() == status, case
-        assert monotonic() - began < 1, case
+        assert target.spent() - before < 0.5, case
 
 
 def test_cve_2023_43669_a_head_byte_by_byte(target):
     head = hello(more=f"a: {'b' * 7500}\r\n")
     attacker = target.attack()
-    began = monotonic()
+    before = target.spent()
     for at in range(len(head)):
         attacker.send(head[at : at + 1])
     assert attacker.status() == 101
-    assert monotonic() - began < 5
+    assert target.spent() - before < 2
 
 
 class TestSmuggling:
@@ -346,14 +346,16 @@ class TestSlowness:
         stuck = [target.enter() for _ in range(50)]
         for attacker in stuck:
             attacker.send(wire(FIN | TEXT, b"close"))
-        for at in range(9):
-            gevent.sleep(1)
+        statuses = [gevent.spawn(attacker.status) for attacker in silent + dripping]
+        drops = itertools.count()
+        while len(gevent.joinall(statuses, timeout=1)) < len(statuses):
+            drop = b"X-%d: y\r\n" % next(drops)  # so that only a deadline for all of it helps
             for attacker in dripping:
-                attacker.send(b"X-%d: y\r\n" % at)
-        assert [attacker.status() for attacker in silent + dripping] == [408] * 100
+                attacker.send(drop)
+        assert [each.get() for each in statuses] == [408] * 100
         assert [attacker.verdict() for attacker in stuck] == [1000] * 50
         assert {attacker.rest() for attacker in stuck} == {b""}
-        assert 9 < monotonic() - began < 12.5
+        assert monotonic() - began > 9
 
 
 @pytest.fixture(scope="module")

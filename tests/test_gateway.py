@@ -34,7 +34,7 @@ class Client:
         self.echoed = 0
 
     def run(self):
-        while monotonic() < self.until:
+        while not self.done:
             fd = gws.client.connect("127.0.0.1", self.port, compression=None, timeout=60)
             try:
                 self.talk(fd)
@@ -44,9 +44,13 @@ class Client:
             finally:
                 fd.close()
 
+    @property
+    def done(self):
+        return monotonic() > self.until and self.echoed > 2 * BATCH
+
     def talk(self, fd):
         number = 0
-        while monotonic() < self.until:
+        while not self.done:
             for ahead in range(BATCH):
                 fd.write(str(number + ahead))
             for _ in range(BATCH):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from time import monotonic
 
 import pytest
 from conftest import until
@@ -19,6 +20,20 @@ from gws.url import Target
 pytestmark = pytest.mark.usefixtures("deadline")
 
 PLAN = Plan(connections=3, size=200, seconds=0.05)
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch):
+    """A clock for which no more than 5 ms pass at a time: a machine that stands still takes nothing from a load."""
+    last, passed = monotonic(), 0.0
+
+    def clock():
+        nonlocal last, passed
+        now = monotonic()
+        passed, last = passed + min(now - last, 0.005), now
+        return passed
+
+    monkeypatch.setattr(load, "monotonic", clock)
 
 
 def door(port):
@@ -187,7 +202,7 @@ class TestFailures:
     def test_the_server_goes_meanwhile(self, serve):
         server = serve(message=ws.write)
         with pytest.raises(GwsError):
-            Echo(door(server.port), Plan(connections=3, seconds=0.4)).run(lambda *report: server.stop(timeout=0))
+            Echo(door(server.port), Plan(connections=3, seconds=30)).run(lambda *report: server.stop(timeout=0))
 
     def test_a_server_that_says_no_goodbye(self, serve, monkeypatch):
         monkeypatch.setattr(load, "_PARTING", 0.02)

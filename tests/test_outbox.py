@@ -34,7 +34,7 @@ def here(peer: Any) -> bytes | None:
     except BlockingIOError:
         return None
     finally:
-        peer.settimeout(5)
+        peer.settimeout(30)
 
 
 def packets(peer: Any) -> list[bytes]:
@@ -358,7 +358,7 @@ def test_an_interrupted_write_leaves_its_frame_whole(pair: Any, how: type[BaseEx
     wire = take(peer, 3 * size + 5 + (0 if masked else 4))
     got = frames(wire, masked=not masked)
     assert got == [(FIN | BINARY, byte * MIB) for byte in (b"a", b"b", b"c")] + [(FIN | TEXT, b"end")]
-    ends.get(timeout=5)
+    ends.get(timeout=30)
 
 
 def test_a_timeout_ends_a_write(pair: Any) -> None:
@@ -504,7 +504,7 @@ def test_whoever_waits_is_told_of_the_end(pair: Any, how: str) -> None:
     assert outcome == []
     assert not any(writer.dead for writer in writers)
     (peer if how == "the peer closes" else stream).close()
-    gevent.joinall([*writers, drained], timeout=5)
+    gevent.joinall([*writers, drained], timeout=30)
     assert sorted(isinstance(each, OSError) for each in outcome) == [False, True, True, True]
     assert stream.pending == 0
 
@@ -559,7 +559,7 @@ def test_closing_with_everything_in_the_air(pair: Any) -> None:
         again, other = pair()  # on the same descriptors
         again.write(b"x")
         assert here(other) == b"x"
-        gevent.joinall(both, timeout=5, raise_error=True)
+        gevent.joinall(both, timeout=30, raise_error=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- masks

@@ -73,7 +73,7 @@ def converse(sock):
     read, writer = readfunc(sock), gevent.spawn(writefunc(sock), data)
     assert read(7) == b"welcome"
     assert read(len(data)) == data
-    writer.get(timeout=5)
+    writer.get(timeout=30)
 
 
 def exactly(sock, size):

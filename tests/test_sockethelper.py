@@ -250,7 +250,7 @@ class TestUnix:
             connect_unix("s", timeout=0.02)
         second = greenlets(connect_unix, "s")
         keep(take(listener))
-        keep(second.get(timeout=5))
+        keep(second.get(timeout=30))
         keep(take(listener))
 
 
@@ -364,7 +364,7 @@ def tls(files, pair, greenlets):
         server = greenlets(start_tls, theirs, context, server_side=True)
         options.setdefault("server_hostname", "localhost")
         client = start_tls(ours, sockethelper.client_context(files.ca), **options)
-        return client, server.get(timeout=5)
+        return client, server.get(timeout=30)
 
     return shake
 
@@ -393,7 +393,7 @@ class TestTLS:
         server = greenlets(lambda: start_tls(take(listener), context, server_side=True))
         client = connect("127.0.0.1", port_of(listener))
         client = keep(start_tls(client, sockethelper.client_context(files.ca), server_hostname="127.0.0.1"))
-        server = keep(server.get(timeout=5))
+        server = keep(server.get(timeout=30))
         assert nodelay_of(client)
         assert nodelay_of(server)
         converse(client, server)
@@ -425,7 +425,7 @@ class TestTLS:
         server = greenlets(refused, theirs, context, server_side=True)
         with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
             start_tls(ours, sockethelper.client_context(files.ca), server_hostname=name)
-        assert isinstance(server.get(timeout=5), OSError)
+        assert isinstance(server.get(timeout=30), OSError)
         assert ours.fileno() == theirs.fileno() == -1
 
     def test_an_unknown_authority_is_refused(self, files, pair, greenlets):
@@ -433,7 +433,7 @@ class TestTLS:
         server = greenlets(refused, theirs, sockethelper.server_context(files.both), server_side=True)
         with pytest.raises(ssl.SSLCertVerificationError):
             start_tls(ours, sockethelper.client_context(), server_hostname="localhost")
-        assert "unknown ca" in str(server.get(timeout=5)).lower().replace("_", " ")
+        assert "unknown ca" in str(server.get(timeout=30)).lower().replace("_", " ")
 
     def test_a_name_to_check_is_needed(self, pair):
         with pytest.raises(ValueError, match="server_hostname"):
@@ -484,7 +484,7 @@ class TestTLS:
         gevent.sleep(0)
         assert readfunc(theirs)(stuffed) == bytes(stuffed)
         server = start_tls(theirs, sockethelper.server_context(files.both), server_side=True)
-        converse(keep(client.get(timeout=5)), keep(server))
+        converse(keep(client.get(timeout=30)), keep(server))
 
     def test_closing_says_so(self, tls, keep):
         client, server = map(keep, tls())
@@ -498,7 +498,7 @@ class TestTLS:
         reader = greenlets(failure_of, readfunc(client))
         gevent.sleep(0)
         close(client)
-        assert reader.get(timeout=5).errno == errno.EBADF
+        assert reader.get(timeout=30).errno == errno.EBADF
         with pytest.raises((OSError, ValueError)):
             client.recv(1)
 
@@ -621,7 +621,7 @@ class TestReadAndWrite:
         ours, theirs = pair
         writer = greenlets(writefunc(ours), LARGE)
         assert readfunc(theirs)(len(LARGE)) == LARGE
-        writer.get(timeout=5)
+        writer.get(timeout=30)
 
     @pytest.mark.parametrize("data", [b"abc", bytearray(b"abc"), memoryview(b"abc")])
     def test_bytes_of_every_kind(self, data, pair):
@@ -657,7 +657,7 @@ class TestClose:
         with pytest.raises(OSError):
             os.fstat(fd)
         for each in waiting:
-            assert str(each.get(timeout=5)) == f"[Errno {errno.EBADF}] the socket was closed by another greenlet"
+            assert str(each.get(timeout=30)) == f"[Errno {errno.EBADF}] the socket was closed by another greenlet"
         assert not sockethelper._waits
 
     def test_who_waits_elsewhere_is_told_before_the_descriptor_is_closed(self, pair, greenlets):
@@ -668,7 +668,7 @@ class TestClose:
         gevent.sleep(0)
         close(pair[0])
         assert pair[0].fileno() == -1
-        waiting.get(timeout=5)
+        waiting.get(timeout=30)
 
     def test_the_next_owner_of_the_number_is_not_disturbed(self, pair, greenlets, keep):
         fd = pair[0].fileno()
@@ -682,7 +682,7 @@ class TestClose:
             here.setblocking(False)
         greenlets(writefunc(there), b"for the next")
         assert readfunc(here)() == b"for the next"
-        assert waiting.get(timeout=5).errno == errno.EBADF
+        assert waiting.get(timeout=30).errno == errno.EBADF
         assert not sockethelper._waits
 
     def test_a_killed_greenlet_leaves_no_watcher(self, pair):

@@ -105,7 +105,7 @@ class Reader:
         """Throw a Timeout into the read, in this turn of the loop; the next read follows."""
         gevent.kill(self._greenlet, gevent.Timeout())
         gevent.sleep(0)
-        self._greenlet.join(timeout=5)
+        self._greenlet.join(timeout=30)
         assert self._greenlet.dead
         self._start()
 
@@ -992,7 +992,7 @@ except BlockingIOError:
     assert sent > 300_000
 peer.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, struct.pack("ii", 1, 0))
 peer.close()
-with gevent.Timeout(5):
+with gevent.Timeout(30):
     try:
         while True:
             assert stream.read_frame(10_000) == (0x81, bytes(10_000))
@@ -1173,7 +1173,7 @@ def pair():
 
 def serves(stream, theirs):
     theirs.send(encode(b"Hello"))
-    with gevent.Timeout(5):
+    with gevent.Timeout(30):
         return stream.read_frame(1000) == (0x81, b"Hello")
 
 stream, theirs = pair()
@@ -1189,7 +1189,7 @@ if not child:
     os._exit(not serves(*pair()))
 _, status = os.waitpid(child, 0)
 theirs.send(encode(b"still here"))
-got = reading.get(timeout=5)
+got = reading.get(timeout=30)
 sys.exit(status or got != (0x81, b"still here") or not serves(idle, other))
 """
 
@@ -1270,7 +1270,7 @@ def flood(sock: Any, data: bytes) -> int:
                 rest, count = data, count + 1
             rest = rest[sock.send(rest) :]
     except BlockingIOError:
-        sock.settimeout(5)
+        sock.settimeout(30)
     return count - bool(rest)
 
 
@@ -1330,7 +1330,7 @@ def toiling(pair: Any, greenlets: Any) -> Any:
     def read() -> None:
         try:
             for number in range(100):
-                with gevent.Timeout(5):
+                with gevent.Timeout(30):
                     stream.read_frame(MIB)
                 log.append(number)
                 end = time.monotonic() + 0.001

@@ -127,8 +127,15 @@ def test_answers_in_flight_are_waited_for(serve, talk):
 
 def test_pongs_ahead_of_answers(serve, talk):
     """A server whose handlers run apart from its reading: the pong is there before any answer."""
-    url = serve(message=lambda fd, message: gevent.spawn_later(0.01, fd.write, message))
-    assert talk(b"a\nb\n", "--wait", "0.1", url)[:2] == (0, "a\nb\n")
+    asked = []
+
+    def answer(fd):
+        for message in asked:
+            fd.write(message)
+        fd.close()  # so that the wait is over
+
+    url = serve(message=lambda fd, message: asked.append(message), ping=lambda fd, payload: gevent.spawn(answer, fd))
+    assert talk(b"a\nb\n", "--wait", "30", url)[:2] == (0, "a\nb\n")
 
 
 def test_wait_to_the_end(serve, talk):

@@ -615,7 +615,7 @@ def test_measure(raw: Any, reading: Any, greenlets: Any) -> None:
     until(lambda: measuring[1].ready())
     assert not measuring[0].ready()
     peer.say((FIN | PONG, one[1]))
-    assert 0 <= measuring[0].get(timeout=5) < 5
+    assert 0 <= measuring[0].get(timeout=30) < 5
     assert fd._awaited == {}
     assert told(fd) == []
 
@@ -626,7 +626,7 @@ def test_measure_ends_with_the_connection(raw: Any, reading: Any, greenlets: Any
     measuring = greenlets(outcome, fd.measure)
     turns()
     peer.say((FIN | CLOSE, encode_close(1001, "away")))
-    assert str(measuring.get(timeout=5)) == "1001 away"
+    assert str(measuring.get(timeout=30)) == "1001 away"
     assert str(outcome(fd.measure)) == "1001 away"
     assert fd._awaited == {}
 
@@ -724,7 +724,7 @@ def test_a_slow_peer_that_cannot_be_pinged_is_cut(raw: Any, kept: Any, greenlets
     fill(fd)
     writing = greenlets(outcome, fd.write, bytes(MIB))
     kept(fd)
-    assert writing.get(timeout=5).code == 1011
+    assert writing.get(timeout=30).code == 1011
 
 
 def test_a_keepalive_lets_idle_compression_go(raw: Any) -> None:
@@ -914,7 +914,7 @@ def test_repr_in_every_state(pair: Any, greenlets: Any, addr: Any, shown: str) -
     turns()
     assert repr(fd) == f"<WebSocket {fd.number} {shown} closing>"
     Peer(sock, server=False).say((FIN | CLOSE, encode_close(1001, "away")))
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert repr(fd) == f"<WebSocket {fd.number} {shown} closed 1001 away>"
     other = WebSocket(pair()[0], Owner(), Limits(), server=True)
     other.cut(1001, "")
@@ -940,7 +940,7 @@ def test_states_follow_one_another(raw: Any, greenlets: Any) -> None:
     turns()
     seen += [fd.state, fd.closed, fd.code, ended.is_set()]
     peer.say(BYE)
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     seen += [fd.state, fd.closed, fd.code, ended.is_set()]
     assert seen == [OPEN, False, None, CLOSING, False, None, False, CLOSED, True, 1000, True]
 

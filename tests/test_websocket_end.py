@@ -118,7 +118,7 @@ def test_close_says_so_and_waits_for_the_answer(
         turns()
         assert not closing.dead
         peer.close()
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert (fd.code, fd.reason) == (args[0] if args else 1000, args[1] if len(args) > 1 else "")
     if server:
         assert peer.hear_all() == []
@@ -144,7 +144,7 @@ def test_a_reason_that_no_close_may_carry(raw: Any, code: int, reason: str) -> N
 
 def test_both_close_at_once(greenlets: Any, ends: Any) -> None:
     both = ends()
-    gevent.joinall([greenlets(both.server.close, 1001, "s"), greenlets(both.client.close, 4000, "c")], timeout=5)
+    gevent.joinall([greenlets(both.server.close, 1001, "s"), greenlets(both.client.close, 4000, "c")], timeout=30)
     assert (both.server.code, both.server.reason) == (4000, "c")
     assert (both.client.code, both.client.reason) == (1001, "s")
 
@@ -163,9 +163,9 @@ def test_two_websockets_part(greenlets: Any, ends: Any, who: str, reads: str) ->
     turns()
     if reads in ("nobody", "we"):
         assert str(outcome(theirs.read)) == "3000 enough"
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert (ours.code, theirs.code) == (3000, 3000)
-    assert {name: str(end.get(timeout=5)) for name, end in ends_of.items()} == {
+    assert {name: str(end.get(timeout=30)) for name, end in ends_of.items()} == {
         name: "3000" if name == "we" else "3000 enough" for name in ends_of
     }
 
@@ -183,7 +183,7 @@ def test_close_from_five_greenlets(raw: Any, reading: Any, greenlets: Any, reads
     peer.say((FIN | CLOSE, encode_close(4000)))
     if not server:
         peer.close()
-    gevent.joinall(closing, timeout=5, raise_error=True)
+    gevent.joinall(closing, timeout=30, raise_error=True)
     assert fd.code == 4000
     if server:
         assert peer.hear_all() == []
@@ -204,7 +204,7 @@ def test_close_in_the_middle_of_an_iteration(raw: Any, greenlets: Any) -> None:
     peer.say((FIN | TEXT, b"one"), (FIN | TEXT, b"two"), (TEXT, b"thr"))
     assert peer.hear() == (FIN | CLOSE, encode_close(1000, "enough"))
     peer.say((LAST, b"ee"), BYE)
-    handling.join(timeout=5)
+    handling.join(timeout=30)
     assert got == ["one"]
 
 
@@ -262,7 +262,7 @@ def test_a_peer_that_goes_on_sending(raw: Any, greenlets: Any) -> None:
 
     flooding = greenlets(outcome, flood)
     late(fd)
-    assert isinstance(flooding.get(timeout=5), OSError)
+    assert isinstance(flooding.get(timeout=30), OSError)
 
 
 def test_a_peer_that_breaks_the_rules_once_we_have_said_goodbye(raw: Any, greenlets: Any) -> None:
@@ -272,7 +272,7 @@ def test_a_peer_that_breaks_the_rules_once_we_have_said_goodbye(raw: Any, greenl
     peer.say((LAST, b"x"))
     assert peer.hear_all() == []
     peer.close()
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     end = outcome(fd.read)
     assert (end.code, end.reason) == (1000, "ours")
     assert isinstance(end.__cause__, ProtocolError)
@@ -307,7 +307,7 @@ def test_an_end_without_a_close_once_we_have_said_goodbye(raw: Any, greenlets: A
     closing = greenlets(fd.close, 1001, "ours")
     assert peer.hear() == (FIN | CLOSE, encode_close(1001, "ours"))
     peer.close()
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert (fd.code, fd.reason) == (1001, "ours")
     assert isinstance(outcome(fd.read).__cause__, EOFError)
 
@@ -414,7 +414,7 @@ def test_who_reads_while_it_is_closing_waits_for_the_end(raw: Any, reading: Any,
     reader = reading(fd)
     assert reader.end is None
     peer.say((FIN | CLOSE, encode_close(3000, "theirs")))
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert str(reader.until_end()) == "3000 theirs"
 
 
@@ -456,7 +456,7 @@ def test_close_reads_on_when_the_reader_is_called_away(raw: Any, greenlets: Any,
     turns()
     assert not fd.closed
     peer.say((FIN | CLOSE, encode_close(3000, "theirs")))
-    gevent.joinall(closing, timeout=5)
+    gevent.joinall(closing, timeout=30)
     assert (fd.code, fd.reason) == (3000, "theirs")
 
 
@@ -477,9 +477,9 @@ def test_close_reads_on_when_a_handler_of_the_reader_s_fails(raw: Any, greenlets
     waiting = greenlets(fd.close)
     turns()
     held.set()
-    assert isinstance(reader.get(timeout=5), LookupError)
+    assert isinstance(reader.get(timeout=30), LookupError)
     peer.say((FIN | CLOSE, encode_close(3000)))
-    gevent.joinall([closing, waiting], timeout=5)
+    gevent.joinall([closing, waiting], timeout=30)
     assert fd.code == 3000
 
 
@@ -527,7 +527,7 @@ def test_close_while_the_reader_says_goodbye(raw: Any, reading: Any, greenlets: 
     assert heard == [(FIN | BINARY, bytes(50_000))] * len(heard)
     assert (peer.hear() or (0, b""))[1][:2] == encode_close(code)
     peer.close()
-    closing.join(timeout=5)
+    closing.join(timeout=30)
     assert reader.until_end().code == second.until_end().code == fd.code == code
 
 
@@ -546,7 +546,7 @@ def test_who_waits_to_write_is_told_how_it_ended(raw: Any, reading: Any, greenle
     else:
         peer.say((FIN | CLOSE, encode_close(1011, "by us")))
     for each in (*writing, reader.greenlet):
-        each.join(timeout=5)
+        each.join(timeout=30)
     ends = [each.get() for each in writing] + [reader.end]
     assert [(end.code, end.reason) for end in ends] == [(1011, "by us")] * 4
 
@@ -740,7 +740,7 @@ def test_an_interruption_of_any_wait_leaves_it_sound(raw: Any, make: Any, error:
     assert fd.closed
     assert fd.ended.is_set()
     assert isinstance(outcome(fd.read), ConnectionClosed)
-    peer.sock.settimeout(5)
+    peer.sock.settimeout(30)
     while peer.sock.recv(MIB):
         pass
 
@@ -749,7 +749,7 @@ def test_an_interruption_of_any_wait_leaves_it_sound(raw: Any, make: Any, error:
 @pytest.mark.parametrize("after", range(1, 15))
 def test_a_timeout_at_any_turn_leaves_it_open_or_over(raw: Any, greenlets: Any, after: int, server: bool) -> None:
     """Invariant: what a Timeout leaves behind either works or is over, and says so in the same words for ever."""
-    fd, peer = raw(server=server, close_timeout=5)
+    fd, peer = raw(server=server, close_timeout=30)
 
     def converse() -> None:
         fd.read()
@@ -808,7 +808,7 @@ def test_cut_in_the_hub(raw: Any, reading: Any, greenlets: Any) -> None:
     closing = greenlets(fd.close, 4000)
     turns()
     get_hub().loop.run_callback(fd.cut, 1011, "too late")
-    gevent.joinall([reader.greenlet, *waiting, closing], timeout=5)
+    gevent.joinall([reader.greenlet, *waiting, closing], timeout=30)
     # whoever closed it has given a code already
     assert {(end.code, end.reason) for end in (reader.end, *(each.get() for each in waiting))} == {(4000, "")}
 

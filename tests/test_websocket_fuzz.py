@@ -125,7 +125,7 @@ class Crowd:
 
     def finish(self) -> None:
         self.greenlets += [gevent.spawn(self.use, i, self.close) for i in (0, 1)]
-        gevent.joinall(self.greenlets, timeout=5)
+        gevent.joinall(self.greenlets, timeout=30)
         assert not [each for each in self.greenlets if not each.dead]
 
 

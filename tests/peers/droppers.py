@@ -22,7 +22,7 @@ until = monotonic() + seconds
 
 
 def drop(number):
-    while monotonic() < until:
+    while True:
         with socket.create_connection(("127.0.0.1", port)) as sock:
             if number % 2:
                 sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_LINGER, struct.pack("ii", 1, 0))
@@ -30,6 +30,8 @@ def drop(number):
             sock.recv(64)
             sock.sendall(messages)
         next(done)
+        if monotonic() >= until:
+            return
 
 
 crowd = [gevent.spawn(drop, number) for number in range(clients)]

@@ -1,10 +1,14 @@
 """python tests/peers/neighbour.py PORT PID   --   a client that behaves well; on SIGTERM it tells how long its echoes took.
 
-Knows nothing of gws: it starts at once, and is slowed down by nothing but the server, the process PID.  The time for
-which either of them was kept waiting for a processor, by other processes, is nobody's fault and does not count.
+"worst" is what the server, whose process PID is, let it wait for one echo at most, in seconds: no more than the server's
+processor time meanwhile, which was for others, and no more than the clock says, less the time for which the machine let
+one of the two wait for a processor.   "waited" is by the clock.
+Knows nothing of gws: it starts at once, and is slowed down by nothing but the server.
 """
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import sys
@@ -20,22 +24,30 @@ def stop(*_):
     raise SystemExit
 
 
-def now():
-    """Return the time, as it is for two processes that have processors for themselves."""
-    return monotonic() - sum(kept_waiting(pid) for pid in ("self", sys.argv[2]))
+def read(path):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read()
+    return b""  # there is none, or the server is gone
 
 
-def kept_waiting(pid):
-    try:
-        with open(f"/proc/{pid}/schedstat") as file:
-            return int(file.read().split()[1]) / 1e9
-    except OSError:  # a kernel that does not tell
-        return 0
+def look():
+    """(the time, the server's processor time, the time for which it and we were kept from a processor), in seconds."""
+    words = read(f"/proc/{sys.argv[2]}/stat").rpartition(b")")[2].split()
+    spent = sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK")
+    delays = [(read(f"/proc/{pid}/schedstat").split() or [0, 0])[1] for pid in ("self", sys.argv[2])]
+    return monotonic(), spent, sum(map(int, delays)) / 1e9
+
+
+def count():
+    """Count how long the echo has taken that is just there."""
+    global worst, waited
+    clock, spent, delayed = (now - then for now, then in zip(look(), began))
+    worst, waited = max(worst, min(spent, clock - delayed)), max(waited, clock)
 
 
 signal.signal(signal.SIGTERM, stop)
-worst = echoes = 0
-began = now()
+worst = waited = echoes = 0
+began = None
 with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(HELLO)
@@ -43,15 +55,17 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
     print("ready", flush=True)
     try:
         while True:
-            began = now()
+            began = look()
             sock.sendall(b"\x81\x85\0\0\0\0hello")
             answer = sock.recv(4096)
             if answer == b"\x89\x04" + answer[2:6]:  # the server's keepalive
                 sock.sendall(b"\x8a\x84\0\0\0\0" + answer[2:6])
                 answer = answer[6:] or sock.recv(4096)
             assert answer == b"\x81\x05hello", answer
-            worst, echoes, began = max(worst, now() - began), echoes + 1, None
+            count()
+            echoes, began = echoes + 1, None
             sleep(0.005)
     except SystemExit:
-        worst = max(worst, now() - began if began else 0)  # the one that it still waits for
-print(json.dumps({"worst": worst, "echoes": echoes}))
+        if began is not None:  # the one that it still waits for
+            count()
+print(json.dumps({"worst": worst, "waited": waited, "echoes": echoes}))

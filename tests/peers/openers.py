@@ -20,4 +20,5 @@ for number in range(count):
             if number % 10 > 7:
                 sock.recv(64)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-print(count)
+    if not (number + 1) % 1000:
+        print(number + 1, flush=True)
