@@ -27,6 +27,7 @@ _HIGH_WATER = 64 * 1024  # bytes that may wait for the kernel before write() blo
 _WARN_FROM = 1024 * 1024  # pending bytes that are worth a first warning (skynet's socket driver)
 _CHUNKS = 64  # chunks in one sendmsg; far below IOV_MAX
 _RECORD = 16 * 1024  # bytes in a TLS record
+_SMALL = 1024  # bytes in a chunk that is joined with others, if many are waiting
 
 
 class Outbox:
@@ -105,9 +106,21 @@ class Outbox:
     def _put(self, data: bytes) -> None:
         if self._closed or self._error is not None:
             raise BrokenPipeError("the connection is closed") from self._error
-        if data:  # an empty chunk would never be taken
+        if not data:  # an empty chunk would never be taken
+            return
+        self.pending += len(data)
+        if len(self._queue) < _CHUNKS or len(data) >= _SMALL:
             self._queue.append(data)
-            self.pending += len(data)
+        else:
+            self._join(data)
+
+    def _join(self, data: bytes) -> None:
+        """Queue a small chunk where many wait: what a slow peer does not read costs no more than its bytes."""
+        last = self._queue[-1]  # far from the first one, which may be on its way
+        if type(last) is not bytearray or len(last) >= _RECORD:
+            last = bytearray()
+            self._queue.append(last)
+        last += data
 
     def _leave(self) -> None:
         if self._corked and self.pending < _HIGH_WATER:

@@ -161,6 +161,34 @@ def deadline():
         yield
 
 
+class Alarm(gevent.Timeout):
+    """A Timeout that runs out when the test says so."""
+
+    def start(self):
+        self._waiting = greenlet.getcurrent()
+
+    def ring(self):
+        thrown = self if self.exception in (None, False) else self.exception
+        get_hub().loop.run_callback(self._waiting.throw, thrown)
+
+
+@pytest.fixture
+def alarms(monkeypatch):
+    """Return a function that takes the clock from a room's `gevent.Timeout`s: a list of them, as they come to be."""
+
+    def take(room):
+        made = []
+
+        def timeout(*args):
+            made.append(Alarm(*args))
+            return made[-1]
+
+        monkeypatch.setattr(room, "gevent", SimpleNamespace(**{**vars(gevent), "Timeout": timeout}))
+        return made
+
+    return take
+
+
 class Owner:
     """Hears what a connection tells, and keeps it."""
 

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tracemalloc
 from typing import Any
 
 import gevent
@@ -317,6 +318,28 @@ def test_pending_is_what_the_kernel_has_not_taken(pair: Any) -> None:
     rest = take(peer, MIB + 100 - there)
     assert rest.endswith(b"xy" + b"y" * 99)
     assert stream.pending == 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_waits_for_a_slow_peer_costs_its_bytes_however_small_they_came(
+    pair: Any, tls_pair: Any, tls: bool
+) -> None:
+    stream, peer = tls_pair() if tls else pair()
+    filled = fill(stream)
+    posts = [b"%06d" % number for number in range(20_000)]
+    posts[10_000:10_000] = [b"-" * 5000]  # and a large one between them
+    tracemalloc.start()
+    try:
+        for number, data in enumerate(posts):
+            stream.post(bytes(bytearray(data)))  # one that nobody else has
+            if not number % 1000:
+                turns(1)
+        assert tracemalloc.get_traced_memory()[0] < 2 * sum(map(len, posts)) + 100 * KIB
+    finally:
+        tracemalloc.stop()
+    expected = b"." * filled + b"".join(posts)
+    assert take(peer, len(expected)) == expected
+    assert until(lambda: not stream.pending)
 
 
 def test_drain_waits_until_the_kernel_has_all(pair: Any, greenlets: Any) -> None:

@@ -26,6 +26,7 @@ from gws.deflate import Compression
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.frame import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, decode, decode_close, encode, encode_close
 from gws.server import EVENTS, Options, Server
+from gws.stream import Stream
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -656,10 +657,20 @@ class TestOptions:
         peer.vanish()
         dripping.join()
 
-    def test_handshake_timeout_includes_tls(self, serve, knock, tls_contexts):
-        server = serve(handshake_timeout=0.1, ssl=tls_contexts[0])
-        assert knock(server, b"").rest() == b""  # it cannot even be told
-        assert knock(server, b"GET", context=tls_contexts[1]).answer()[0] == 408
+    def test_handshake_timeout_includes_tls(self, serve, knock, tls_contexts, alarms, monkeypatch):
+        made = []
+        monkeypatch.setattr(opening, "Stream", lambda *args, **kw: made.append(Stream(*args, **kw)) or made[-1])
+        ticking = alarms(opening)
+        server = serve(ssl=tls_contexts[0])
+        peer = knock(server, b"")
+        until(lambda: ticking)[0].ring()
+        assert peer.rest() == b""  # it cannot even be told
+        peer = knock(server, b"GET", context=tls_contexts[1])
+        until(lambda: made)
+        (alarm,) = ticking[1:]  # one, for TLS and for the request
+        assert alarm.seconds == server.options.handshake_timeout
+        alarm.ring()
+        assert peer.answer()[0] == 408
 
     def test_handshake_timeout_includes_the_handlers(self, serve, knock):
         server = serve(on={"handshake": lambda fd, asked: gevent.sleep(60)}, handshake_timeout=0.03)
@@ -1151,12 +1162,16 @@ class TestStop:
         enter(server).leave()
         peer.leave()
 
-    def test_who_does_not_answer_is_cut_and_returned(self, serve, enter, diary):
+    def test_who_does_not_answer_is_cut_and_returned(self, serve, enter, diary, alarms):
+        ticking = alarms(room)
         server = serve(on=diary.handlers())
         deaf, polite = enter(server), enter(server)
         fds = {fd.addr: fd for fd in server.fds}
-        stopping = gevent.spawn(server.stop, timeout=0.05)
+        stopping = gevent.spawn(server.stop, timeout=5)
         assert polite.goodbye() == (1001, "")
+        until(lambda: len(server.fds) == 1)
+        assert [alarm.seconds for alarm in ticking] == [5]
+        ticking[0].ring()
         assert stopping.get() == [fds[deaf.addr]]
         assert deaf.frame() == (CLOSE, encode_close(1001))
         assert deaf.rest() == b""
@@ -1170,12 +1185,13 @@ class TestStop:
         (fd,) = server.fds
         assert server.stop() == [fd]
 
-    def test_a_handler_at_work_has_until_the_deadline(self, serve, enter, diary):
-        ended = []
+    def test_a_handler_at_work_has_until_the_deadline(self, serve, enter, diary, alarms):
+        ticking = alarms(room)
+        ended, go_on = [], Event()
 
         def message(fd, message):
             try:
-                gevent.sleep(60 if message == "long" else 0.02)
+                gevent.sleep(60) if message == "long" else go_on.wait()
                 ended.append(message)
             except gevent.GreenletExit:
                 ended.append("killed")
@@ -1187,8 +1203,11 @@ class TestStop:
         long.say("long")
         short.say("short")
         until(lambda: len(diary.of("message")) == 2)
-        stopping = gevent.spawn(server.stop, timeout=0.1)
+        stopping = gevent.spawn(server.stop, timeout=5)
         assert long.goodbye() == short.goodbye() == (1001, "")
+        go_on.set()
+        until(lambda: ended)
+        ticking[0].ring()
         assert stopping.get() == []  # both were closed as they should
         assert ended == ["short", "killed"]
         assert [args[1:] for args in diary.of("disconnect")] == [[1001, ""]] * 2
