@@ -19,6 +19,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 PROGRAMS = [code for language, code in BLOCKS if language == "python"]
 SERVERS = [code for code in PROGRAMS if "server.listen" in code]
 CLIENTS = [code for code in PROGRAMS if "gws.client" in code]
+APPS = [code for code in PROGRAMS if "WSGIServer" in code]
 
 
 def run(code, port):
@@ -26,7 +27,7 @@ def run(code, port):
 
 
 def test_there_is_nothing_in_it_that_is_not_run():
-    assert len(SERVERS) + len(CLIENTS) == len(PROGRAMS) >= 5
+    assert len(SERVERS) + len(CLIENTS) + len(APPS) == len(PROGRAMS) >= 6
     assert {language for language, _ in BLOCKS} == {"python", "console"}
 
 
@@ -41,6 +42,18 @@ def test_server(code):
             assert client.read() == message
         client.close()
         assert program.stop() == 0, program.said
+    assert "Traceback" not in program.said
+
+
+@pytest.mark.parametrize("code", APPS, ids=range(len(APPS)))
+def test_app(code):
+    port = free_port()
+    with run(code, port) as program, gevent.Timeout(PATIENCE):
+        program.wait_until_it_listens(port)
+        client = gws.client.connect("127.0.0.1", port)
+        client.write("hello")
+        assert client.read() == "hello"
+        client.close()
     assert "Traceback" not in program.said
 
 
