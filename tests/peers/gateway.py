@@ -32,6 +32,13 @@ class Agent:
 
     def start(self, conf):
         self.gate, fd = conf["gate"], conf["client"]
+        chance = random.random()
+        if chance < 0.002:
+            done["deaths before the forward"] += 1
+            skynet.fork(skynet.exit)
+            return
+        if chance < 0.01:
+            skynet.sleep(0.001)
         fd.data = skynet.self()
         skynet.call(self.gate, "forward", fd)
 
@@ -41,6 +48,8 @@ class Agent:
         chance = random.random()
         if chance < self.mortality:
             done["deaths"] += 1
+            if chance < self.mortality / 2:
+                hand_over(self.gate, fd)  # and the connection lives
             skynet.exit()
         elif chance < 0.001:
             kick(self.gate, fd)
