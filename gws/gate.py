@@ -82,7 +82,8 @@ class Gate:
 
         Messages are handled one after the other: the next is read when the command has returned, or by itself, with
         `fd.read()`; `skynet.fork()` is for what takes long.   If another agent has the connection, nothing is lost: the
-        new one begins when the message at hand is done.   An agent that ends takes its connections with it, 1011.
+        new one begins when the message at hand is done (if the old agent ends meanwhile, within `close_timeout`).
+        An agent that ends takes its connections with it, 1011.
         ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has no `message`.
         """
         client = self._client(fd)

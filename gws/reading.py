@@ -1,12 +1,15 @@
 """Reading a connection in the name of a service: each message runs a command there, without a detour by the mailbox.
 
 A reader is a task of the service, and ends with it.   It reads a message, runs the command, and reads on, until the
-connection is somebody else's.   The next message is read when the one before has been handled, whoever handles it.
+connection is somebody else's.   The next message is read when the one before has been handled, whoever handles it; if
+that one's service ends in the middle of it, the message is seen through first, or else the connection ends as well.
 Does not know whose a connection is to be: `gate` does.
 Contract with `websocket` below: a read that is interrupted loses nothing, so a connection can change hands at any time.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from gevent import get_hub
 
@@ -98,6 +101,7 @@ class Reader(Task):
         super().__init__(home, command, (), client.gate)
         self.client = client
         self.parked = False  # in a read
+        self.timer: Any = None  # of the time that is left for the message at hand
 
     def begin(self) -> None:
         """Queue up in the service's mailbox."""
@@ -114,6 +118,14 @@ class Reader(Task):
         if self.parked and self.greenlet is not None:
             self.greenlet.throw(_Moved)
 
+    def stop(self) -> None:
+        """End with the service, at once; but not in the middle of a message of somebody else's connection by now."""
+        if self.over or not self._is_at_work():
+            super().stop()
+            return
+        self.timer = get_hub().loop.timer(self.client.fd.close_timeout)
+        self.timer.start(self._give_up)
+
     def run(self) -> None:
         """Read and handle, and then let the next one begin, if there is one.   Blocks."""
         client = self.client
@@ -127,6 +139,8 @@ class Reader(Task):
                 self._fail(err)
                 self.abandon()
             client.running = None
+            if self.timer is not None:
+                self.timer.close()
             if client.reader is not self and client.reader is not None:
                 client.reader.begin()
         self.over = True
@@ -135,6 +149,18 @@ class Reader(Task):
         """Have the connection closed, since its service has ended."""
         if self.client.reader is self:
             self.client.orphan()
+
+    def _is_at_work(self) -> bool:
+        """Tell whether a message is being handled that nobody would answer, though its connection goes on."""
+        client = self.client
+        if client.running is not self or self.parked or client.reader in (None, self):
+            return False
+        return not client.fd.stream.reading  # or else its command waits for the next one by itself
+
+    def _give_up(self) -> None:
+        if not self.over:
+            self.client.orphan()
+            super().stop()
 
     def _read_on(self) -> None:
         client, home, fd = self.client, self.home, self.client.fd

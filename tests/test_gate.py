@@ -87,6 +87,10 @@ class Agent:
     def _wait(self, fd):
         self.go.wait()
 
+    def _answer(self, fd):
+        self.go.wait()
+        fd.write("the answer")
+
     def _read(self, fd):
         self.late.append(fd.read())
 
@@ -749,8 +753,59 @@ def test_the_agent_that_gave_it_away_may_end(gate, connect):
     until(lambda: it.log == ["echo", "wait"])
     skynet.call(address, "forward", fd, third)
     skynet.kill(new)  # in the middle of a message
+    it.go.set()
     client.write("echo")
     assert client.read() == f"echo by {third}"
+
+
+def test_a_message_that_its_agent_still_handles_as_it_ends_is_seen_through(gate, connect):
+    """The connection is another's already: nobody would miss the agent, but the client its answer."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, it), (new, after) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    for message in ("answer", "echo"):
+        client.write(message)
+    until(lambda: it.log)
+    skynet.call(address, "forward", fd, new)
+    skynet.kill(old)
+    turns()
+    assert after.log == []
+    it.go.set()
+    assert client.read() == "the answer"
+    assert client.read() == f"echo by {new}"
+
+
+def test_a_message_that_is_not_done_in_time_takes_its_connection_with_it(gate, connect):
+    watchdog, address = gate(close_timeout=0.05)
+    client, fd = connect(watchdog)
+    (old, it), (new, after) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    for message in ("answer", "echo"):
+        client.write(message)
+    until(lambda: it.log)
+    skynet.call(address, "forward", fd, new)
+    skynet.kill(old)
+    assert end_of(client) == (1011, "the agent has ended")
+    until(lambda: len(watchdog.told) == 2)
+    assert after.log == []
+
+
+def test_a_command_that_reads_by_itself_ends_with_its_agent(gate, connect):
+    """What comes next is for whoever has the connection."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, it), (new, _) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    client.write("read")
+    until(lambda: it.log)
+    turns()
+    skynet.call(address, "forward", fd, new)
+    skynet.kill(old)
+    turns()
+    client.write("echo")
+    assert client.read() == f"echo by {new}"
+    assert it.late == []
 
 
 def test_kick_while_the_connection_changes_hands(gate, connect):
