@@ -6,19 +6,20 @@ import importlib
 import importlib.util
 import os
 import pickle
+import signal
 import sys
 from pathlib import Path
 
 import gevent
 import pytest
-from programs import free_port, python
+from programs import PATIENCE, free_port, python
 
 import gws.client
 from gws import drop_in
 from gws.drop_in import launching
 from gws.errors import ConnectionClosed
 
-pytestmark = pytest.mark.usefixtures("deadline")
+pytestmark = pytest.mark.usefixtures("patience")
 
 OLDER = Path(__file__).parent / "older"
 
@@ -59,6 +60,13 @@ ATTRIBUTES = {
     ("simple_websocket", "Server"): "accept connected receive send close choose_subprotocol handshake",
     ("simple_websocket", "Client"): "connect connected receive send close",
 }
+
+
+@pytest.fixture
+def patience():
+    """A test that hangs fails; programs take their time to start."""
+    with gevent.Timeout(3 * PATIENCE):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -404,9 +412,11 @@ def test_flask_sockets(old_flask, server):
         assert "Traceback" not in program.said
 
 
-def test_engineio():
-    port = free_port()
-    with drop(*ALONE, "--", OLDER / "echo_engineio.py", port) as program:
+@pytest.mark.parametrize("library", ["geventwebsocket.websocket", "simple_websocket"])
+def test_engineio(library):
+    name = library.partition(".")[0]
+    port, more = free_port(), ["simple"] if name == "simple_websocket" else []
+    with drop("--force", "--only", name, "--", OLDER / "echo_engineio.py", port, *more) as program:
         program.wait_until_it_listens(port)
         client = gws.client.connect(f"ws://127.0.0.1:{port}/engine.io/?EIO=4&transport=websocket")
         assert client.read().startswith("0{")
@@ -414,9 +424,29 @@ def test_engineio():
         while (message := client.read()) == "2":
             client.write("3")
         assert message == "4hello"
-        assert program.read_line() == "connect gws.drop_in.geventwebsocket.websocket\n"
+        assert program.read_line() == f"connect gws.drop_in.{library}\n"
+        if more:
+            client.close()
+            return
         # From here on no ping is answered: a peer that is half open.   It is noticed, and closed.
-        with gevent.Timeout(10), pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosed):
             while True:
                 client.read()
         assert program.read_line().startswith("disconnect ")
+
+
+def test_gunicorns_worker():
+    port = free_port()
+    worker = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"
+    with drop("--", "gunicorn", "-k", worker, "-b", f"127.0.0.1:{port}", "--chdir", OLDER, "plain_app:app") as program:
+        program.wait_until_it_listens(port)
+        clients = [
+            talk(port, "/", "gws.drop_in.geventwebsocket.websocket", origin="http://elsewhere") for _ in range(3)
+        ]
+        program.send_signal(signal.SIGTERM)
+        for client in clients:
+            with pytest.raises(ConnectionClosed) as end:
+                client.read()
+            assert end.value.code == 1001
+        assert program.wait() == 0
+        assert "Traceback" not in program.said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 
 import gevent
 import gevent.event
@@ -331,6 +333,25 @@ def test_an_application_that_raises_is_a_1011(serve, peer):
     close(other, 1011)
     assert other.hear() is None
     assert until(lambda: errors) == [ZeroDivisionError]
+
+
+def test_it_is_freed_at_once(serve, peer):
+    alive = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        alive.append(weakref.ref(ws))
+        assert ws.receive() is None
+        return []
+
+    other = peer(serve(app))
+    gc.disable()
+    try:
+        close(other)
+        assert other.hear_all()
+        until(lambda: alive and not any(ref() for ref in alive))
+    finally:
+        gc.enable()
 
 
 def test_origins(serve):

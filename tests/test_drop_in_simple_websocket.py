@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
+import weakref
 
 import gevent
 import gevent.event
@@ -261,11 +263,9 @@ def test_max_message_size(serve, peer, kind):
 
 def test_ping_interval(held):
     ws, other = held(ping_interval=0.05)
-    first, payload = other.hear()
-    assert first == FIN | PING
-    other.say((FIN | PONG, payload))
+    assert other.hear()[0] == FIN | PING
     while (frame := other.hear())[0] == FIN | PING:
-        pass  # no more answers
+        pass  # no answers
     assert frame[1][:2] == struct.pack("!H", 1011)
     with pytest.raises(ConnectionClosed):
         ws.receive()
@@ -327,6 +327,26 @@ def test_a_refused_handshake(serve, peer, kind):
     server = serve(app, Silent)
     peer(server, "Sec-WebSocket-Protocol: ,\r\n", status=400)
     until(lambda: raised == [400] or kind in ("gws's", "geventwebsocket's"))
+
+
+def test_it_is_freed_at_once(serve, peer):
+    alive = []
+
+    def app(environ, start_response):
+        ws = Server(environ)
+        alive.extend([weakref.ref(ws), weakref.ref(ws.fd)])
+        with pytest.raises(ConnectionClosed):
+            ws.receive()
+        return []
+
+    other = peer(serve(app))
+    gc.disable()
+    try:
+        close(other)
+        assert other.hear_all()
+        until(lambda: alive and not any(ref() for ref in alive))
+    finally:
+        gc.enable()
 
 
 def test_origins(serve):

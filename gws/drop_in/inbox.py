@@ -26,7 +26,7 @@ _BYTES = 1024 * 1024  # bytes (or characters) with which no more is read
 class Inbox:
     """Reads `fd` from now on, and keeps what comes until it is asked for.   `ended`, if given, is called in the end."""
 
-    __slots__ = ("_fd", "_kept", "_news", "_reader", "_room", "_size", "over")
+    __slots__ = ("_end", "_kept", "_news", "_room", "_size", "over")
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class Inbox:
         read: Callable[[Any], Message] = WebSocket.read,
         ended: Callable[[], None] | None = None,
     ):
-        self._fd = fd
         self._kept: deque[Message] = deque()
         self._size = 0
         self._news = Event()  # set when there is something to take, or nothing any more
         self._room = Event()  # set when there is room for more
         self.over = False  #: whether nothing comes any more
-        self._reader: gevent.Greenlet[..., Any] = gevent.spawn(self._read, read, ended)
+        self._end: tuple[int, str, BaseException | None] = (1006, "", None)
+        gevent.spawn(self._read, fd, read, ended)  # and nothing of the connection here, which may hold us
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -49,7 +49,8 @@ class Inbox:
         """Return the next message.   Blocks.   TimeoutError after `timeout` seconds; ConnectionClosed."""
         while not self._kept:
             if self.over:
-                raise self._fd.over()
+                code, reason, cause = self._end
+                raise ConnectionClosed(code, reason) from cause
             self._news.clear()
             if not self._news.wait(timeout):
                 raise TimeoutError
@@ -58,19 +59,20 @@ class Inbox:
         self._room.set()
         return message
 
-    def _read(self, read: Callable[[Any], Message], ended: Callable[[], None] | None) -> None:
+    def _read(self, fd: WebSocket, read: Callable[[Any], Message], ended: Callable[[], None] | None) -> None:
         try:
             while True:
-                message = read(self._fd)
+                message = read(fd)
                 self._kept.append(message)
                 self._size += len(message)
                 self._news.set()
-                while (len(self._kept) >= _MESSAGES or self._size >= _BYTES) and not self._fd.closed:
+                while (len(self._kept) >= _MESSAGES or self._size >= _BYTES) and not fd.closed:
                     self._room.clear()
-                    gevent.wait([self._room, self._fd.ended], count=1)
+                    gevent.wait([self._room, fd.ended], count=1)
         except ConnectionClosed:
             pass
         finally:
+            self._end = fd._end_known or self._end
             self.over = True
             self._news.set()
             if ended is not None:

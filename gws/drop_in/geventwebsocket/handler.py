@@ -155,7 +155,7 @@ class WebSocketHandler(wsgi.WebSocketHandler):
 
     def _other_version(self) -> HandshakeError:
         version, spoken = self.environ.get("HTTP_SEC_WEBSOCKET_VERSION"), ", ".join(self.SUPPORTED_VERSIONS)
-        reason = f"Sec-WebSocket-Version must be {spoken}, not {version} (RFC 6455 section 4.4)"
+        reason = f"Sec-WebSocket-Version must be {spoken}, not {version or 'nothing'} (RFC 6455 section 4.4)"
         return HandshakeError(426, reason, [("Upgrade", "websocket"), ("Sec-WebSocket-Version", spoken)])
 
     def _turn_down(self, refusal: HandshakeError) -> list[bytes]:
