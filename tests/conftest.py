@@ -283,17 +283,11 @@ def serve_wsgi():
         each.close()
 
 
-_MANY = 10_000  # objects
-
-
 def census():
     """Return what may be left behind: greenlets, descriptors, threads."""
     gc.collect()
     hub = get_hub()
-    objects = gc.get_objects()
-    live = {id(g): g for g in objects if isinstance(g, greenlet.greenlet) and g and not g.dead}
-    if len(objects) > _MANY and not set(live) - {id(hub), id(greenlet.getcurrent())}:
-        gc.freeze()  # reports, modules: else each look would take longer than the one before it
+    live = {id(g): g for g in gc.get_objects() if isinstance(g, greenlet.greenlet) and g and not g.dead}
     live = {key: g for key, g in live.items() if g is not hub and g is not greenlet.getcurrent()}
     fds = {}
     for fd in os.listdir("/proc/self/fd"):
@@ -310,6 +304,7 @@ def nothing_left():
     """No greenlet, descriptor or thread survives a test."""
     get_hub().threadpool.apply(int)  # the resolver's thread: it is there for good
     before = census()
+    gc.freeze()  # what is here already is not looked at again: reports alone would make each look longer than the last
     yield
     until = time.monotonic() + 20
     while time.monotonic() < until:
