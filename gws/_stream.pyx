@@ -1306,6 +1306,7 @@ cdef class Stream:
 
     cdef int _break(self, error) except -1:
         """Give up what is queued: nobody will take it."""
+        error.__traceback__ = None  # its frames hold us, as we hold it
         self._error = error
         self._drop_chunks()
         self.pending = 0

@@ -47,6 +47,31 @@ _LASTED = 60.0  # seconds after which a connection counts as a good one, and the
 _FAILURES = (Exception, gevent.Timeout)  # a Timeout is no Exception, but a handler that lets one out has failed as well
 
 
+class _Ear:
+    """Hears from the connection, and tells the handlers.   It is not the client, which holds the connection: a ring of
+    the two would be there until the garbage collector comes.
+    """
+
+    __slots__ = ("_events",)
+
+    def __init__(self, events: Events):
+        self._events = events
+
+    def tell(self, event: str, *args: Any) -> None:
+        """Emit what comes when nothing can be done any more: a handler's failure is logged."""
+        try:
+            self._events.emit(event, *args)
+        except _FAILURES:
+            log.exception("a handler of %r failed", event)
+
+    def told(self, fd: WebSocket, event: str, value: Any) -> None:
+        """Hear from the connection (see `websocket.Owner`)."""
+        if event == "warning":
+            gevent.spawn(self.tell, event, value)
+        else:
+            self._events.emit(event, value)
+
+
 class Client:
     """A client and its connection, or one after the other with `reconnect`.
 
@@ -55,6 +80,7 @@ class Client:
 
     def __init__(self) -> None:
         self._events = Events(EVENTS)
+        self._ear = _Ear(self._events)
         self.on = self._events.on
         self.off = self._events.off
         self.fd: WebSocket | None = None  #: the connection at hand
@@ -104,7 +130,7 @@ class Client:
         assert self._target is not None
         self._dialing = getcurrent()
         try:
-            return dial(self._target, self.options, self)
+            return dial(self._target, self.options, self._ear)
         finally:
             self._dialing = None
 
@@ -140,7 +166,7 @@ class Client:
                 return True
             except (HandshakeError, OSError) as error:
                 log.info("cannot reconnect to %s: %s", self._target, error)
-                self._tell("error", error)
+                self._ear.tell("error", error)
         return False
 
     def _converse(self) -> None:
@@ -156,7 +182,7 @@ class Client:
             if watch is not None:
                 watch.discard(fd)
             fd.cut(1001, "")
-            self._tell("close", fd.code, fd.reason)
+            self._ear.tell("close", fd.code, fd.reason)
 
     def _dispatch(self, fd: WebSocket) -> None:
         table = self._events.table
@@ -170,10 +196,14 @@ class Client:
                     callback(message)
                 del message  # it is not to live for as long as the next one takes to come
         except _FAILURES as error:
-            wrong = fd.verdict(error)
-            if wrong is not None:
-                self._tell("error", wrong)
-            fd.close(1011, "the client has failed")  # unless it is over
+            self._failed(fd, error)
+
+    def _failed(self, fd: WebSocket, error: BaseException) -> None:
+        """Tell of what has ended the dispatching.   (Apart, as the frame that an error has passed must not keep it.)"""
+        wrong = fd.verdict(error)
+        if wrong is not None:
+            self._ear.tell("error", wrong)
+        fd.close(1011, "the client has failed")  # unless it is over
 
     def _keep(self, fd: WebSocket, message: Message) -> None:
         """Keep a message for `read()`, and read no further while there are enough."""
@@ -182,19 +212,6 @@ class Client:
         while len(self._kept) >= _KEPT and not fd.closed:
             self._room.clear()
             gevent.wait([self._room, fd.ended], count=1)
-
-    def _tell(self, event: str, *args: Any) -> None:
-        try:
-            self._events.emit(event, *args)
-        except _FAILURES:
-            log.exception("a handler of %r failed", event)
-
-    def told(self, fd: WebSocket, event: str, value: Any) -> None:
-        """Hear from the connection (see `websocket.Owner`)."""
-        if event == "warning":
-            gevent.spawn(self._tell, event, value)
-        else:
-            self._events.emit(event, value)
 
     # ------------------------------------------------------------------------------------- talking
 

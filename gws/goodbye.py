@@ -54,6 +54,10 @@ class Goodbye:
         """Let go of what only an open connection needs."""
         raise NotImplementedError
 
+    def _forget_message(self) -> None:
+        """Let go of the message at hand, which will never be whole."""
+        raise NotImplementedError
+
     def describe(self) -> str:
         """Return the state in a few words."""
         if self.state != CLOSED:
@@ -161,7 +165,8 @@ class Goodbye:
     def _fail(self, error: ProtocolError) -> None:
         """_Fail the WebSocket Connection_ (section 7.1.7): tell the peer why, and listen to it no longer."""
         code, reason = (error.code, str(error)) if self._given is NOTHING else self._given
-        self._end_known = (code, reason, error)
+        self._end_known = (code, reason, bare(error))
+        self._forget_message()
         try:
             with _at_most(self._limits.close_timeout):
                 self._say_goodbye(code, reason, encode_close(error.code, str(error)[:120]))
@@ -178,7 +183,7 @@ class Goodbye:
             return
         self.stream.close()  # first, as it tells another thread off
         self.state = CLOSED
-        self._end_known = self._end_known or (code, reason, cause)
+        self._end_known = self._end_known or (code, reason, cause and bare(cause))
         self._forget()
         if self._ended is not None:
             self._ended.set()
@@ -227,6 +232,19 @@ class Goodbye:
 
     def _encode(self, opcode: int, payload: bytes) -> bytes:
         return encode(payload, opcode & ~FIN, masked=not self.server)
+
+
+def bare(error: BaseException) -> BaseException:
+    """Return an error that is to be kept without the frames that it has passed.
+
+    They hold the connection, which would hold them by its error until the garbage collector comes, with its last
+    message.
+    """
+    inner: BaseException | None = error
+    while inner is not None and inner.__traceback__ is not None:
+        inner.__traceback__ = None
+        inner = inner.__cause__ or inner.__context__
+    return error
 
 
 def _at_most(seconds: float) -> gevent.Timeout:

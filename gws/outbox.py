@@ -40,7 +40,6 @@ class Outbox:
         "_hub",
         "_late",
         "_queue",
-        "_send_some",
         "_sock",
         "_tls",
         "_turn",
@@ -63,7 +62,6 @@ class Outbox:
         self._corked = False  # replies collect: there are more to come, or somebody flushes before long
         self._late = False  # in the list of those that are flushed at the end of the turn
         self._queue: deque[Any] = deque()
-        self._send_some = self._send_tls if self._tls else self._send_plain
         self.sent = 0
         self._warned = 0
         self._error: OSError | None = None
@@ -151,7 +149,7 @@ class Outbox:
     def _flush(self) -> None:
         try:
             while self._queue:
-                offered, taken = self._send_some()
+                offered, taken = self._send_tls() if self._tls else self._send_plain()
                 self._taken(taken)
                 if taken < offered:  # the kernel is full: a short send says so
                     self._watch_for_room()
@@ -216,6 +214,7 @@ class Outbox:
 
     def _break(self, error: OSError) -> None:
         """Give up what is queued: nobody will take it."""
+        error.__traceback__ = None  # its frames hold us, as we hold it
         self._error = error
         self._queue.clear()
         self.pending = 0

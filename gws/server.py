@@ -281,10 +281,14 @@ class Server(Opening):
                     callback(fd, message)
                 del message  # it is not to live for as long as the next one takes to come
         except FAILURES as error:
-            wrong = fd.verdict(error)
-            if wrong is not None:
-                self._tell("error", fd, wrong)
-            fd.close(1011, "the server has failed")  # unless it is over
+            self._failed(fd, error)
+
+    def _failed(self, fd: WebSocket, error: BaseException) -> None:
+        """Tell of what has ended the dispatching.   (Apart, as the frame that an error has passed must not keep it.)"""
+        wrong = fd.verdict(error)
+        if wrong is not None:
+            self._tell("error", fd, wrong)
+        fd.close(1011, "the server has failed")  # unless it is over
 
     def told(self, fd: WebSocket, event: str, value: Any) -> None:
         """Hear from a connection (see `websocket.Owner`)."""

@@ -189,6 +189,7 @@ class WebSocket(Goodbye):
                 else:
                     message = self._frames[first](self, first, payload)
             except ProtocolError as error:
+                payload = None
                 self._fail(error)
                 continue
             except BaseException as error:
@@ -357,8 +358,12 @@ class WebSocket(Goodbye):
     def _warn(self, size: int) -> None:
         self._owner.told(self, "warning", size // 1024)
 
+    def _forget_message(self) -> None:
+        self.deflate = self._fragments = self._utf8 = None
+
     def _forget(self) -> None:
-        self.deflate = self._fragments = self._utf8 = self._see = None
+        self._forget_message()
+        self._see = None
         self.stream.warn = None
         for _, answer in (self._awaited or {}).values():
             answer.set_exception(self.over())
