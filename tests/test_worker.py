@@ -29,15 +29,17 @@ HERE = Path(__file__).parent
 
 #: Nobody here is to wait for gunicorn's own patience: that is what the worker is for.
 CONFIGURATION = f"""
+import os
+
 graceful_timeout = 3600
 timeout = 3600
 control_socket_disable = True
-worker_tmp_dir = "/dev/shm" if __import__("os").path.isdir("/dev/shm") else None
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 pythonpath = {os.fspath(HERE / "apps")!r}
 
 
 def post_worker_init(worker):
-    print("booted", flush=True)
+    os.write(1, b"booted\\n")  # in one piece: others write there, too
 """
 
 
@@ -54,7 +56,7 @@ class Gunicorn:
     def __init__(self, program, folder, workers):
         self.program = program
         self._folder = folder
-        while program.lines.count("booted\n") < workers:
+        while program.said.count("booted\n") < workers:
             assert program.read_line(), f"it has ended: {program.said}"
         self.port = int((re.search(r"Listening at: .*:(\d+) \(", program.said) or [0, 0])[1])
         self._reader = gevent.spawn(self._read)  # nobody is to wait for a pipe that is full
