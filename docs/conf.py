@@ -26,6 +26,7 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "py:obj"  # `a name` in a docstring leads to it, if there is one; else it is code
 
+smartquotes = False  # --reload has two hyphens
 suppress_warnings = ["ref.python"]  # two classes are called WebSocket; either page tells of the other
 
 html_theme = "furo"
@@ -74,9 +75,20 @@ def literal(app, what, name, obj, options, lines):
         if stands:
             told.append(paragraph if indented else textwrap.indent(paragraph, "    "))
         else:
-            told.append(re.sub(r"(?<![`*\w])(\*+)(?=\w)", r"\\\1", paragraph))  # *args is no emphasis
+            told.append(_marked(re.sub(r"(?<![`*\w])(\*+)(?=\w)", r"\\\1", paragraph)))  # *args is no emphasis
         within = stands
     lines[:] = "\n\n".join(told).split("\n")
+
+
+def _marked(text):
+    """Have what is in backticks shown as such also where it touches a word, as in server=`name`."""
+    pieces = text.split("`")
+    for at in range(1, len(pieces) - 1, 2):
+        if pieces[at - 1][-1:] not in {"", *" \n([{<-/:\"'"}:
+            pieces[at - 1] += "\\ "
+        if pieces[at + 1][:1].isalnum():
+            pieces[at + 1] = "\\ " + pieces[at + 1]
+    return "`".join(pieces)
 
 
 def fields_say_it(app, what, name, obj, options, signature, returns):
