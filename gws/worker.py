@@ -1,8 +1,9 @@
 """A gunicorn worker for WSGI apps with WebSockets: `gunicorn -k gws.worker.Worker app:app`.
 
-Knows gunicorn, which is an extra (`pip install 'gevent-gws[gunicorn]'`) and imported by this room alone: its gevent
-worker, with gws's handler.  A worker that has to stop (SIGTERM, SIGHUP to the master, --reload, --max-requests) says so
-at once, and leaves as soon as its peers have answered.  Options go into a subclass, or into gunicorn.conf.py:
+Knows gunicorn, which is an extra (`pip install 'gevent-gws[gunicorn]'`) and imported by this room and `supervised`
+alone: its gevent worker, with gws's handler.  A worker that has to stop (SIGTERM, SIGHUP to the master, --reload,
+--max-requests) says so at once, and leaves as soon as its peers have answered.  Options go into a subclass, or into
+gunicorn.conf.py:
 
     worker_class = gws.worker.Worker.with_options(origins="https://example.org")
 """
@@ -10,6 +11,7 @@ at once, and leaves as soon as its peers have answered.  Options go into a subcl
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 from time import monotonic
@@ -47,6 +49,16 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     wsgi_handler = Handler
     alive: bool
     patience = PATIENCE  #: seconds that an app has for answering the message at hand, when the worker stops
+
+    @classmethod
+    def setup(cls) -> None:
+        """Let an app that asks whether there is gevent-websocket, as python-engineio does, find gws.
+
+        gunicorn calls this when it has found the class, before it loads the app, wherever it does that.
+        """
+        drop_in = importlib.import_module("gws.drop_in")  # by its name, since it stands above us
+        if not drop_in.installed():
+            drop_in.install("geventwebsocket")
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:

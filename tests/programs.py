@@ -6,7 +6,9 @@ Their output is read cooperatively, so that a gws server in this process can tal
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess as blocking
 import sys
 import time
 from pathlib import Path
@@ -134,3 +136,22 @@ def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+def node(module):
+    """Return the command that runs node, and see to it that there is such a package from npm."""
+    here = ROOT / "tests" / "peers"
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        missing("node and npm are not installed: apt-get install npm")
+    if not (here / "node_modules" / module / "package.json").exists():
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(here)]
+        done = blocking.run(command, capture_output=True, text=True, timeout=180)
+        if done.returncode:
+            missing(f"npm cannot install {module} (is there a network?): {done.stderr.strip()[-300:]}")
+    return found
+
+
+def missing(what):
+    """Skip a test for want of something; where it must not be missing, fail it."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-import shutil
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from programs import PATIENCE, Program
+from programs import PATIENCE, Program, node
 
 import gws.client
 from gws.errors import ConnectionClosed
@@ -38,26 +36,13 @@ def python_package(module):
     return sys.executable
 
 
-def node_package(module):
-    """Return the command that runs node, and see to it that there is such a package."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are not installed")
-    if not (HERE / "node_modules" / module / "package.json").exists():
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(HERE)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-        if done.returncode:
-            pytest.skip(f"npm cannot install {module} (is there a network?): {done.stderr.strip()[-300:]}")
-    return node
-
-
 PEERS = {
     "websockets, threads, client": (python_package, "websockets", "websockets_sync.py"),
     "websockets, asyncio, client": (python_package, "websockets", "websockets_asyncio.py"),
     "websockets, asyncio, server": (python_package, "websockets", "websockets_asyncio.py"),
     "websocket-client, client": (python_package, "websocket", "websocket_client.py"),
-    "ws, client": (node_package, "ws", "ws.mjs"),
-    "ws, server": (node_package, "ws", "ws.mjs"),
+    "ws, client": (node, "ws", "ws.mjs"),
+    "ws, server": (node, "ws", "ws.mjs"),
 }
 
 
