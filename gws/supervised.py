@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,7 +18,7 @@ import gevent
 from gevent.socket import wait_read
 from gunicorn.app.base import Application
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError
+from gunicorn.errors import AppImportError, HaltServer
 from gunicorn.workers.base import Worker
 
 from gws.server import Server
@@ -35,7 +36,7 @@ def run(
     config: str | None = None,
     ready: Callable[[Any], None] | None = None,
 ) -> None:
-    """Serve until a signal ends it, by SystemExit.   Blocks.
+    """Serve until a signal ends it: by SystemExit, whatever the status.   Blocks.
 
     `load` makes the server, in each process; `options` are those of its `start()`.  `settings` are gunicorn's, and come
     before those of the file `config`.  `ready` is called with the address once it is open.
@@ -44,7 +45,12 @@ def run(
     arbiter = Arbiter(supervisor)
     # USR2 starts all of it anew, with this command; what Python has made of `-m gws` is a file that cannot be run.
     arbiter.START_CTX["args"] = [sys.executable, "-m", "gws", *sys.argv[1:]]
-    arbiter.run()
+    step: Callable[[], None] = arbiter.run
+    while True:
+        try:
+            step()
+        except HaltServer as halt:  # another process that could not begin, while it was halting for the first
+            step = partial(arbiter.halt, halt.reason, halt.exit_status)
 
 
 class Supervisor(Application):  # type: ignore[misc]  # gunicorn has no types
