@@ -193,6 +193,26 @@ def test_install_loads_no_gevent():
     assert program.said.strip() == ""
 
 
+def test_a_program_starts_without_gevent():
+    with drop(
+        "--force", "--", "-c", "import sys; print([name for name in ('gevent', 'socket') if name in sys.modules])"
+    ) as program:
+        assert program.wait() == 0
+    assert program.said == "[]\n"
+
+
+def test_what_is_wrong_at_the_start_ends_the_program():
+    with drop("--force", "--", "-c", "pass", environment={"GWS_DROP_IN": ""}) as program:
+        assert program.wait() == 0, "a value from outside is nothing that counts"
+    folder = Path(drop_in.__file__).parent / "startup"
+    root = str(Path(gws.__file__).parent.parent)
+    environment = {"PYTHONPATH": os.pathsep.join([str(folder), root]), "GWS_DROP_IN": "nonsense"}
+    with python("-c", "print('it runs')", environment=environment) as program:
+        assert program.wait() == 1
+    assert "cannot start with gws" in program.said
+    assert "it runs" not in program.said
+
+
 # ---------------------------------------------------------------------------------------------- the command line
 
 

@@ -1,27 +1,23 @@
 """`python -m gws drop-in -- COMMAND`: run an unchanged program, and what it starts in turn, over gws.
 
-Knows the command line.  The command is started with a folder in PYTHONPATH whose sitecustomize calls `take_over()`
-before the program's first line, so that scripts, modules, console scripts and their children are all alike.
+Knows the command line, and how a program is found.  The process becomes the program, with an environment by which gws
+is there before its first line (see `inherited`), so that files, modules, console scripts and their children are alike.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from gws import drop_in, terminal
+from gws.drop_in import inherited
 from gws.limits import Limits
 
-__all__ = ["arguments", "run", "take_over"]
-
-_VARIABLE = "GWS_DROP_IN"
-_STARTUP = Path(__file__).parent / "startup"
+__all__ = ["arguments", "run"]
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -49,24 +45,13 @@ def run(args: Namespace) -> NoReturn:
     if not program:
         raise ValueError("what is to be run? python -m gws drop-in -- COMMAND")
     names, force, options = args.only or drop_in.NAMES, args.force, _options(args)
-    Limits(**{name: value for name, value in options.items() if name != "origins"})
+    Limits(**{name: value for name, value in options.items() if name != "origins"})  # or ValueError
     for name in names:
         if not force and drop_in.really_there(name):
             terminal.tell(f"gws: {name} is really installed, and stays what it is (--force: gws instead)")
-    environment = os.environ | {_VARIABLE: json.dumps({"names": names, "force": force, "options": options})}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_STARTUP), os.environ.get("PYTHONPATH")]))
     command = _command(program)
     sys.stdout.flush()
-    os.execve(command[0], command, environment)
-
-
-def take_over() -> None:
-    """Install what the command line of `python -m gws drop-in` has said."""
-    said = json.loads(os.environ[_VARIABLE])
-    options = said["options"]
-    if options.pop("compression", True) is None:
-        options["compression"] = None
-    drop_in.install(*said["names"], force=said["force"], **options)
+    os.execve(command[0], command, inherited.environment(names, force, options))
 
 
 def _options(args: Namespace) -> dict[str, Any]:
@@ -85,7 +70,7 @@ def _options(args: Namespace) -> dict[str, Any]:
 def _command(program: Sequence[str]) -> list[str]:
     """Return what to execute: this Python's own programs come before those of the PATH."""
     first = program[0]
-    if first.startswith("-") or (os.path.isfile(first) and not os.access(first, os.X_OK)):
+    if first.startswith("-") or (os.path.isfile(first) and (first.endswith(".py") or not os.access(first, os.X_OK))):
         return [sys.executable, *program]
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     found = shutil.which(first, path=path)

@@ -4,23 +4,34 @@ Installs the stand-ins as the environment says, then makes way for the sitecusto
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 
 
-def _install() -> None:
+def _start() -> None:
     folder = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != folder]
     try:
-        launching = importlib.import_module("gws.drop_in.launching")
-    except ImportError:
-        # gws may be used where it lies, and not be installed: then it is found behind all that is.
-        sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(folder))))
-        try:
-            launching = importlib.import_module("gws.drop_in.launching")
-        except ImportError as error:  # an Exception would be swallowed, and the program would run without us
-            raise SystemExit(f"gws drop-in: {sys.executable} cannot import gws: {error}") from None
-    launching.take_over()
+        _find_gws(os.path.dirname(os.path.dirname(folder)))
+        importlib.import_module("gws.drop_in.inherited").take_over()
+    except Exception as error:  # Python would swallow it, and the program would run without us
+        raise SystemExit(f"gws drop-in: {sys.executable} cannot start with gws: {error!r}") from None
+    _make_way()
+
+
+def _find_gws(where: str) -> None:
+    """Let gws be imported from where we lie, if this Python has none; and nothing else that lies there."""
+    if importlib.util.find_spec("gws") is None:
+        init = os.path.join(where, "__init__.py")
+        spec = importlib.util.spec_from_file_location("gws", init, submodule_search_locations=[where])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["gws"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["gws"])
+
+
+def _make_way() -> None:
     ours = sys.modules.pop("sitecustomize")
     try:
         importlib.import_module("sitecustomize")
@@ -30,4 +41,4 @@ def _install() -> None:
         sys.modules["sitecustomize"] = ours
 
 
-_install()
+_start()
