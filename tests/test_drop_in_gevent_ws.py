@@ -335,7 +335,10 @@ def test_an_application_that_raises_is_a_1011(serve, peer):
     assert until(lambda: errors) == [ZeroDivisionError]
 
 
-def test_it_is_freed_at_once(serve, peer):
+@pytest.mark.parametrize(
+    "end", [(FIN | CLOSE, encode_close(1000)), (FIN | 3, b""), (FIN | TEXT, b"\xff"), None], ids=str
+)
+def test_it_is_freed_at_once(serve, peer, end):
     alive = []
 
     def app(environ, start_response):
@@ -347,9 +350,12 @@ def test_it_is_freed_at_once(serve, peer):
     other = peer(serve(app))
     gc.disable()
     try:
-        close(other)
-        assert other.hear_all()
-        until(lambda: alive and not any(ref() for ref in alive))
+        until(lambda: alive)
+        if end is not None:
+            other.say(end)
+            assert other.hear()[0] == FIN | CLOSE
+        other.close()
+        until(lambda: not any(ref() for ref in alive))
     finally:
         gc.enable()
 

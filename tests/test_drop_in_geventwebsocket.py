@@ -15,10 +15,12 @@ replaced; `tests/run_autobahn_tests.py` runs Autobahn's fuzzing client against `
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import ssl
 import struct
+import weakref
 
 import gevent
 import gevent.socket
@@ -803,6 +805,31 @@ def test_gwss_own_calls_are_there(held):
     assert other.hear() == (FIN | TEXT, b"y")
     with pytest.raises(ConnectionClosed):
         ws.read()
+
+
+@pytest.mark.parametrize(
+    "end", [(FIN | CLOSE, encode_close(1000)), (FIN | 3, b""), (FIN | TEXT, b"\xff"), None], ids=str
+)
+def test_it_is_freed_at_once(serve, peer, end):
+    alive = []
+
+    def app(environ, start_response):
+        ws = environ["wsgi.websocket"]
+        alive.append(weakref.ref(ws))
+        assert ws.receive() is None
+        return []
+
+    other = peer(serve(app))
+    gc.disable()
+    try:
+        until(lambda: alive)
+        if end is not None:
+            other.say(end)
+            assert other.hear()[0] == FIN | CLOSE
+        other.close()
+        until(lambda: not any(ref() for ref in alive))
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------------------------------------- the connection's hooks

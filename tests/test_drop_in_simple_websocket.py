@@ -329,7 +329,10 @@ def test_a_refused_handshake(serve, peer, kind):
     until(lambda: raised == [400] or kind in ("gws's", "geventwebsocket's"))
 
 
-def test_it_is_freed_at_once(serve, peer):
+@pytest.mark.parametrize(
+    "end", [(FIN | CLOSE, encode_close(1000)), (FIN | 3, b""), (FIN | TEXT, b"\xff"), None], ids=str
+)
+def test_it_is_freed_at_once(serve, peer, end):
     alive = []
 
     def app(environ, start_response):
@@ -342,9 +345,12 @@ def test_it_is_freed_at_once(serve, peer):
     other = peer(serve(app))
     gc.disable()
     try:
-        close(other)
-        assert other.hear_all()
-        until(lambda: alive and not any(ref() for ref in alive))
+        until(lambda: alive)
+        if end is not None:
+            other.say(end)
+            assert other.hear()[0] == FIN | CLOSE
+        other.close()
+        until(lambda: not any(ref() for ref in alive))
     finally:
         gc.enable()
 
