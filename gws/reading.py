@@ -31,7 +31,7 @@ class Client:
     def __init__(self, fd: WebSocket, gate: Home):
         self.fd = fd
         self.gate = gate  # in whose name messages are sent
-        self.gone = False  # the peer has left before anybody had it
+        self.gone = False  # it is about to end, and nobody may get it
         self.keeper: Keeper | None = None  # who is to ask for it
         self.reader: Reader | None = None  # who is to read
         self.running: Reader | None = None  # who still does
@@ -66,13 +66,14 @@ class Client:
                 heir.home.disinherit(heir)
         self.keeper = self.reader = None
 
-    def orphan(self) -> None:
-        """Close the connection, since its service has ended, unless somebody else gets it in the same turn."""
+    def orphan(self, gone: bool = False) -> None:
+        """Close the connection, since its service has ended; if it is not `gone`, somebody else may get it first."""
         self.leave()
+        self.gone = self.gone or gone
         get_hub().loop.run_callback(start, Task(self.gate, "kick", (), None, self._close))
 
     def _close(self) -> None:
-        if self.reader is None and self.keeper is None:
+        if self.gone or (self.reader is None and self.keeper is None):
             self.fd.close(1011, "the agent has ended")
 
 
@@ -119,12 +120,17 @@ class Reader(Task):
             self.greenlet.throw(_Moved)
 
     def stop(self) -> None:
-        """End with the service, at once; but not in the middle of a message of somebody else's connection by now."""
+        """End with the service, at once; but see a message through if the connection is somebody else's by now.
+
+        What is not seen through takes the connection along: the peer would miss one answer, and have all others.
+        """
         if self.over or not self._is_at_work():
             super().stop()
-            return
-        self.timer = get_hub().loop.timer(self.client.fd.close_timeout)
-        self.timer.start(self._give_up)
+        elif self.client.reader in (None, self):
+            self._give_up()
+        else:
+            self.timer = get_hub().loop.timer(self.client.fd.close_timeout)
+            self.timer.start(self._give_up)
 
     def run(self) -> None:
         """Read and handle, and then let the next one begin, if there is one.   Blocks."""
@@ -151,15 +157,12 @@ class Reader(Task):
             self.client.orphan()
 
     def _is_at_work(self) -> bool:
-        """Tell whether a message is being handled that nobody would answer, though its connection goes on."""
-        client = self.client
-        if client.running is not self or self.parked or client.reader in (None, self):
-            return False
-        return not client.fd.stream.reading  # or else its command waits for the next one by itself
+        """Tell whether a message is being handled; a command that waits for the next one by itself is done with it."""
+        return self.client.running is self and not self.parked and not self.client.fd.stream.reading
 
     def _give_up(self) -> None:
         if not self.over:
-            self.client.orphan()
+            self.client.orphan(gone=True)
             super().stop()
 
     def _read_on(self) -> None:

@@ -791,6 +791,21 @@ def test_a_message_that_is_not_done_in_time_takes_its_connection_with_it(gate, c
     assert after.log == []
 
 
+def test_a_message_that_ends_with_its_agent_takes_the_connection_along_whoever_gets_it(gate, connect):
+    """Or else the client would miss one answer, and have all others."""
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    (old, it), (new, after) = agent_of(address), agent_of(address)
+    skynet.call(address, "forward", fd, old)
+    for message in ("answer", "echo"):
+        client.write(message)
+    until(lambda: it.log)
+    skynet.kill(old)
+    skynet.send(address, "forward", fd, new)  # in the same turn
+    assert end_of(client) == (1011, "the agent has ended")
+    assert after.log == []
+
+
 def test_a_command_that_reads_by_itself_ends_with_its_agent(gate, connect):
     """What comes next is for whoever has the connection."""
     watchdog, address = gate()
