@@ -343,6 +343,8 @@ cdef class Turn:
         self.began = clock(CLOCK_MONOTONIC if self.on_trust else CLOCK_THREAD_CPUTIME_ID)
         PyGreenlet_Switch(<PyGreenlet *>stream._reader, NULL, NULL)
         self.judge()
+        if away is not None:
+            away()
         return 0
 
     cdef double judge(self) noexcept:
@@ -887,10 +889,15 @@ cdef class Stream:
         if self._resting or not decrypted:
             self._until = self._mark = 0
         self._reader = reader
+        accounted = type(reader) is kind
+        if accounted:
+            away()
         try:
             PyGreenlet_Switch(<PyGreenlet *>self._turn.who_is_next(), NULL, NULL)
         finally:
             self._reader, self._resting = None, False
+            if accounted:
+                back(reader)
         if self._closed:
             raise EOFError("the connection was closed")
         return 0
@@ -1321,6 +1328,16 @@ cdef class Stream:
         if PyThread_get_thread_ident() != self._thread:
             raise RuntimeError(f"{self!r} belongs to the thread that made it")
         return 0
+
+
+# Greenlets of this class keep an account of when they run; we switch past their own switch(), so we call these.
+cdef object kind = None, back = None, away = None
+
+
+def account(kind_, back_, away_):
+    """See `stream.account`."""
+    global kind, back, away
+    kind, back, away = kind_, back_, away_
 
 
 cdef double long_ = turn.LONG

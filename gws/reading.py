@@ -16,7 +16,8 @@ from gevent import get_hub
 from gws.errors import ConnectionClosed
 from gws.mailbox import Service
 from gws.message import Message
-from gws.runner import OUTSIDE, charge, start
+from gws.runner import Runner, away, back, start
+from gws.stream import account
 from gws.task import Home, Task
 from gws.websocket import OPEN, WebSocket
 
@@ -179,9 +180,8 @@ class Reader(Task):
                 self._failed(err)
 
     def _read(self) -> Message:
-        """Read a message; while nobody does that, the processor is the service's.   Blocks."""
+        """Read a message.   Blocks."""
         client = self.client
-        charge(OUTSIDE)
         self.parked = True
         try:
             message = client.fd.read()
@@ -190,7 +190,6 @@ class Reader(Task):
         if client.reader is not self or self.home.dead:  # it came in the turn in which we were to be interrupted
             client.unread = message
             raise _Moved
-        charge(self.home)
         return message
 
     def _failed(self, err: BaseException) -> None:
@@ -203,3 +202,6 @@ class Reader(Task):
 
 class _Moved(BaseException):
     """The connection has changed hands."""
+
+
+account(Runner, back, away)

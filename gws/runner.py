@@ -6,7 +6,6 @@ Contract with gevent below: the hub is the parent of each greenlet, and resumes 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import time
@@ -61,34 +60,23 @@ class Runner(greenlet):
 
 
 class Pool:
-    """The greenlets of a hub that rest: there are some only while there are services.
+    """The greenlets of a hub that rest: there are some only while there are services."""
 
-    A stream's reader is woken without us, and may wait for something else before the loop polls: that the loop is idle
-    then is nobody's time, so each poll is seen.
-    """
+    __slots__ = ("services", "spares")
 
-    __slots__ = ("poll", "services", "spares")
-
-    def __init__(self, hub: Any) -> None:
+    def __init__(self) -> None:
         self.services = 0
         self.spares: list[Runner] = []
-        self.poll: Any = None
-        with contextlib.suppress(TypeError):  # libuv's loop has none: there, such an idle time is not told apart
-            self.poll = hub.loop.prepare(ref=False)
 
     def join(self) -> None:
         """Count one service more."""
         self.services += 1
-        if self.services == 1 and self.poll is not None:
-            self.poll.start(_rest)
 
     def leave(self) -> None:
         """Count one service less."""
         self.services -= 1
         if not self.services:
             self.spares.clear()
-            if self.poll is not None:
-                self.poll.stop()
 
 
 OUTSIDE = Home("main", "")  # whatever is no service: the main greenlet, those of gevent.spawn(), the hub
@@ -100,7 +88,7 @@ def pool(hub: greenlet) -> Pool:
     try:
         made: Pool = hub.__dict__["gws_pool"]
     except KeyError:
-        made = hub.__dict__["gws_pool"] = Pool(hub)
+        made = hub.__dict__["gws_pool"] = Pool()
     return made
 
 
@@ -142,9 +130,16 @@ def charge(home: Home) -> None:
     _running, _since = home, now
 
 
-def _rest() -> None:
+def away() -> None:
+    """Charge whoever ran, who waits now: for those who switch without a runner's own switch()."""
     if _running is not OUTSIDE:
         charge(OUTSIDE)
+
+
+def back(runner: Runner) -> None:
+    """Let the time be a runner's again, which was switched to in that way."""
+    task = runner.task
+    charge(OUTSIDE if task is None else task.home)
 
 
 def start(task: Task) -> None:

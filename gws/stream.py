@@ -24,6 +24,7 @@ import os
 import struct
 import termios
 from collections.abc import Callable
+from importlib import import_module
 from time import monotonic, thread_time
 from typing import Any
 
@@ -38,7 +39,7 @@ from gws.outbox import AGAIN, Outbox, send_fin
 from gws.turn import HEAVY, LARGE, LONG, Standing
 from gws.utf8 import Utf8, decode
 
-__all__ = ["Plain", "Stream", "totals"]
+__all__ = ["Plain", "Stream", "account", "totals"]
 
 _READ = 1  # libev's EV_READ; libuv's loop takes the same
 _GLUE = 16 * 1024  # payloads up to this are copied behind their header: cheaper than one more chunk
@@ -474,6 +475,15 @@ def totals() -> tuple[int, int, int, int]:
     names = ("messages_received", "messages_sent", "received", "sent")
     counts = [sum(getattr(turn, name) for turn in turns) for name in names]
     return counts[0], counts[1], counts[2], counts[3]
+
+
+def account(kind: type[greenlet], back: Callable[[Any], object], away: Callable[[], object]) -> None:
+    """Have `back(reader)` called when a reader of this class goes on, `away()` when it parks, or the hub is back.
+
+    For those whose own switch() sees who runs: the plain stream calls that, the compiled one is faster without.
+    """
+    if Stream is not Plain:
+        import_module("gws._stream").account(kind, back, away)
 
 
 def _ends_message(first: int) -> bool:

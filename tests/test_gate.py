@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import gevent
 import pytest
 from conftest import turns, until
-from gevent import get_hub
 from gevent.event import Event
 
 import gws.client
@@ -17,6 +16,7 @@ from gws import reading, skynet, sockethelper
 from gws.errors import CallFailed, ConnectionClosed, HandshakeError, ServiceExited
 from gws.frame import CLOSE, PING, PONG, TEXT, encode
 from gws.gate import Gate
+from gws.server import Server
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -513,7 +513,6 @@ def test_a_look_at_an_agent_tells_what_it_waits_for(gate, connect):
     assert skynet.look(agent).greenlets == [(f"{agent} Agent.message", f"a message of {fd!r}")]
 
 
-@pytest.mark.skipif("libuv" in type(get_hub().loop).__module__, reason="libuv's loop does not tell when it polls")
 def test_a_wait_while_a_message_is_handled_is_no_time_of_the_agents(gate, connect):
     watchdog, address = gate()
     client, fd = connect(watchdog)
@@ -523,6 +522,30 @@ def test_a_wait_while_a_message_is_handled_is_no_time_of_the_agents(gate, connec
     client.write("echo")
     client.read()
     assert skynet.look(agent).time < 0.1
+
+
+class Reader:
+    """A service that reads a connection by itself, and computes for a twentieth of a second at each message."""
+
+    def read(self, fd):
+        for _ in fd:
+            begun = perf_counter()
+            while perf_counter() - begun < 0.05:
+                pass
+            fd.write("done")
+
+
+def test_what_is_done_with_a_message_is_the_time_of_who_reads_it(connect):
+    reader, server = skynet.newservice(Reader), Server()
+    server.on("connection", lambda fd, addr: (skynet.send(reader, "read", fd), fd.ended.wait()))
+    server.start(port=0)
+    client = gws.client.connect("127.0.0.1", server.port)
+    for _ in range(3):
+        client.write("")
+        client.read()
+    assert skynet.look(reader).time > 0.14
+    client.close()
+    server.stop(timeout=0)
 
 
 def test_an_agent_is_followed_while_it_reads(gate, connect):
