@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import struct
 import weakref
 
@@ -112,7 +113,25 @@ def test_what_is_known(held):
     assert type(ws) is WebSocket
     assert (ws.path, ws.origin, ws.version, ws.protocol) == ("/chat", "http://elsewhere", "13", None)
     assert (ws.closed, ws.status) == (False, None)
-    assert ws.socket is ws.handler.socket
+
+
+def test_socket(held):
+    ws, other = held()
+    assert ws.socket.getpeername() == other.sock.getsockname()
+    assert ws.socket.getsockname() == other.sock.getpeername()
+    assert ws.socket.fileno() >= 0
+    ws.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    assert ws.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    ws.socket.settimeout(0.001)
+    with pytest.raises(TimeoutError):
+        ws.receive()
+    ws.socket.close()
+    assert ws.receive() is None
+    assert other.hear() == (FIN | CLOSE, encode_close(1001))
+    assert other.hear() is None
+    assert ws.socket.fileno() == -1
+    with pytest.raises(OSError, match="closed"):
+        ws.socket.getpeername()
 
 
 def test_the_protocol_is_what_was_offered(serve, peer):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import struct
 import weakref
 
 import gevent
 import gevent.event
 import gevent.socket
+import gevent.ssl
 import pytest
+import trustme
 from by_hand import Peer
 from conftest import turns, until
 from gevent.pywsgi import WSGIHandler, WSGIServer
@@ -132,6 +135,21 @@ def test_echo(serve, kind):
 def test_frames_in_the_requests_own_segment(serve, peer, kind):
     other = peer(serve(echo, HANDLERS[kind]), behind=[(FIN | TEXT, b"early")])
     assert other.hear() == (FIN | TEXT, b"early")
+
+
+@pytest.mark.parametrize("kind", ["pywsgi's own", "gws's"])
+def test_by_tls(serve, kind):
+    authority = trustme.CA()
+    ours, theirs = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.configure_trust(theirs)
+    server = serve(echo, HANDLERS[kind], ssl_context=ours)
+    ws = Client(f"wss://localhost:{server.server_port}/", ssl_context=theirs)
+    for message in ("sealed", bytes(200_000)):
+        ws.send(message)
+        assert ws.receive(timeout=5) == message
+    ws.close()
+    assert ws.close_reason == 1000
 
 
 def test_what_is_known(held):

@@ -7,6 +7,9 @@ EOFError.
 
 from __future__ import annotations
 
+import errno
+import os
+import socket as sockets
 from typing import Any, ClassVar
 
 from gevent.queue import Empty
@@ -45,6 +48,52 @@ STATUS_OK, STATUS_PROTOCOL_ERROR, STATUS_DATA_ERROR, STATUS_POLICY_VIOLATION, ST
 _MOST = 10 * 1024 * 1024  # bytes in a message, as it was there
 
 
+class Socket:
+    """A connection's socket: it can be asked, set and closed; what goes over it is the connection's affair."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: WebSocket):
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 once it is closed."""
+        return self._fd.stream.fileno()
+
+    def getpeername(self) -> Any:
+        """Return the peer's address."""
+        with self._duplicate() as sock:
+            return sock.getpeername()
+
+    def getsockname(self) -> Any:
+        """Return our address."""
+        with self._duplicate() as sock:
+            return sock.getsockname()
+
+    def getsockopt(self, *args: Any) -> Any:
+        """Return an option."""
+        with self._duplicate() as sock:
+            return sock.getsockopt(*args)
+
+    def setsockopt(self, *args: Any) -> None:
+        """Set an option."""
+        with self._duplicate() as sock:
+            sock.setsockopt(*args)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Let a `receive` raise TimeoutError after `seconds` without a message; None: wait for ever."""
+        self._fd.settimeout(seconds)
+
+    def close(self) -> None:
+        """End the connection, and do not wait for the peer."""
+        self._fd.cut(1001, "")
+
+    def _duplicate(self) -> sockets.socket:
+        if self.fileno() < 0:
+            raise OSError(errno.EBADF, "the connection is closed")
+        return sockets.socket(fileno=os.dup(self.fileno()))
+
+
 class WebSocket(wsgi.WebSocket):
     """A connection; its handler has made it."""
 
@@ -76,9 +125,9 @@ class WebSocket(wsgi.WebSocket):
         """Take what was agreed on: the 101 says it, nobody asks us."""
 
     @property
-    def socket(self) -> Any:
-        """The handler's socket; what is left of it, as the connection has the descriptor."""
-        return self.handler.socket
+    def socket(self) -> Socket:
+        """The socket, as far as it is not the connection's own."""
+        return Socket(self)
 
     def set_max_message_length(self, length: int) -> None:
         """Refuse longer messages, from the next one on."""

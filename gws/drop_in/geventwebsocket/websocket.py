@@ -14,7 +14,7 @@ import gevent
 
 from gws import stream as streams
 from gws import wsgi
-from gws.drop_in.geventwebsocket.exceptions import ProtocolError, WebSocketError
+from gws.drop_in.geventwebsocket.exceptions import FrameTooLargeException, ProtocolError, WebSocketError
 from gws.drop_in.geventwebsocket.header import Header
 from gws.drop_in.geventwebsocket.utf8validator import Utf8Validator
 from gws.errors import ConnectionClosed, InvalidPayload
@@ -29,11 +29,14 @@ __all__ = [
     "MSG_ALREADY_CLOSED",
     "MSG_CLOSED",
     "MSG_SOCKET_DEAD",
+    "FrameTooLargeException",
     "Header",
     "OpenStream",
+    "ProtocolError",
     "Stream",
     "Utf8Validator",
     "WebSocket",
+    "WebSocketError",
 ]
 
 MSG_SOCKET_DEAD = "Socket is dead"
