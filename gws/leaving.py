@@ -21,7 +21,7 @@ from gws.wsgi import WebSocket, WebSocketHandler, handlers
 
 __all__ = ["PATIENCE", "cut", "leave"]
 
-PATIENCE = 1.0  #: seconds that an app has for answering what it was handed
+PATIENCE = 1.5  #: seconds that an app has for answering what it was handed
 
 _POLL = 0.02  # seconds
 

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import os
 import signal
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -48,6 +49,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     server_class = PyWSGIServer
     wsgi_handler = Handler
     alive: bool
+    _servers: Sequence[Any] = ()
     patience = PATIENCE  #: seconds that an app has for answering the message at hand, when the worker stops
 
     @classmethod

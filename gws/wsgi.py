@@ -9,6 +9,7 @@ names (see `worker` and `drop_in`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from gevent import getcurrent, pywsgi
@@ -49,8 +50,8 @@ class WebSocketHandler(pywsgi.WSGIHandler):  # type: ignore[misc, unused-ignore]
 
     @classmethod
     def with_options(cls, **options: Any) -> type[WebSocketHandler]:
-        """Return a handler class with these options (see `Options`)."""
-        return type(cls.__name__, (cls,), {"options": Options(**options)})
+        """Return a handler class with these options, and for the rest with this class's (see `Options`)."""
+        return type(cls.__name__, (cls,), {"options": replace(cls.options, **options)})
 
     def websocket_options(self) -> Options:
         """Return the options for this request; a subclass may look at `self.environ`."""

@@ -181,6 +181,11 @@ def test_hup_under_load(gunicorn):
     assert server.ended() == 0
 
 
+def test_a_term_counts_while_a_worker_boots(gunicorn):
+    server = gunicorn("-k", "answering.Early")
+    until(lambda: "Worker exiting" in server.program.said, PATIENCE)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGQUIT"])
 def test_a_quick_stop_says_so_too(gunicorn, name):
     server = gunicorn()

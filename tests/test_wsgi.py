@@ -407,6 +407,12 @@ def test_wrong_options_are_told_at_once(wrong):
         WebSocketHandler.with_options(**wrong)
 
 
+def test_options_add_up():
+    handler = WebSocketHandler.with_options(max_message=7).with_options(max_header=8)
+    assert handler.options == Options(max_message=7, max_header=8)
+    assert WebSocketHandler.options == Options()
+
+
 def test_an_unknown_option_is_told_at_once():
     with pytest.raises(TypeError):
         WebSocketHandler.with_options(backlog=7)

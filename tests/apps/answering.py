@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 
 import gevent
 
@@ -16,6 +17,15 @@ class Patient(Worker):
     """A worker on a machine that may be slow: it waits for what is answered at all."""
 
     patience = 3600.0
+
+
+class Early(Worker):
+    """A worker that is told to stop before it has set up its signals."""
+
+    def patch(self):
+        """Patch as ever."""
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().patch()
 
 
 def app(environ, start_response):
