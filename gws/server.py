@@ -16,7 +16,9 @@ Knows nothing of frames, nor of HTTP (see `opening`).  Each accepted socket has 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from time import monotonic
@@ -86,6 +88,9 @@ class Server(Opening):
         `options` are the fields of `Options`.  Instead of an address and a port: `path`, a Unix socket's; or `sock`, a
         socket that listens already, perhaps in other processes, too.  It is the server's from then on.
         """
+        if _noted is not None:
+            _noted[self] = options
+            return
         with hearing_signals(self._signalled):  # before anybody can connect, and find a server that a signal kills
             self.start(address, port, path=path, sock=sock, **options)
             try:
@@ -311,6 +316,20 @@ def _options(options: dict[str, Any]) -> Options:
     if unknown:
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}; see gws.server.Options")
     return Options(**options)
+
+
+_noted: dict[Server, dict[str, Any]] | None = None
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[dict[Server, dict[str, Any]]]:
+    """Have `listen()` note its options, and return, for as long: who loads a program may serve it in its own way."""
+    global _noted
+    before, _noted = _noted, {}
+    try:
+        yield _noted
+    finally:
+        _noted = before
 
 
 def servers() -> list[Server]:

@@ -1,6 +1,7 @@
 """`python -m gws echo` and `python -m gws serve`: what the command line says about a server, and a server that does it.
 
-    python -m gws serve chat                      `chat` is a module that registers handlers on gws.server
+    python -m gws serve chat                      `chat` is a module that registers handlers on gws.server; if it calls
+                                                  listen() itself, its options are meant, and its address is not
     python -m gws serve chat:lobby                ... or has a Server of its own, `lobby`
     python -m gws serve chat --workers 4          four processes, supervised by gunicorn: HUP replaces them
 
@@ -13,7 +14,7 @@ import contextlib
 import importlib
 import math
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
@@ -57,7 +58,8 @@ def run(args: Namespace) -> int:
     if not args.graceful_timeout >= 0:
         raise ValueError(f"--graceful-timeout must be a number of seconds, not {args.graceful_timeout}")
     if args.workers == 1 and not args.reload and not args.config:
-        listen(load(args.module), args)
+        program = load(args.module)
+        listen(program.server, args, program.options)
         return 0
     return _supervise(args)
 
@@ -71,8 +73,7 @@ def _supervise(args: Namespace) -> int:
         raise ImportError(
             f"{error}; more than one process takes gunicorn: pip install 'gevent-gws[gunicorn]'"
         ) from None
-    wanted = options(args)
-    Options(**wanted)  # ValueError here, and not in each process
+    Options(**options(args))  # ValueError here, and not in each process
     settings = {
         "bind": f"unix:{args.path}" if args.path is not None else netloc(args.address or "0.0.0.0", args.port),
         "workers": args.workers,
@@ -82,8 +83,7 @@ def _supervise(args: Namespace) -> int:
         "graceful_timeout": math.ceil(args.graceful_timeout),
     }
     supervised.run(
-        lambda: load(args.module),
-        wanted,
+        lambda: _start(args),
         settings,
         config=args.config,
         ready=lambda address: announce(address, secure=args.certfile is not None),
@@ -91,32 +91,48 @@ def _supervise(args: Namespace) -> int:
     return 0
 
 
-def load(spec: str) -> Server:
-    """Import MODULE and return its Server; ImportError or ValueError if that cannot be.   Blocks if the module does."""
+def _start(args: Namespace) -> tuple[Server, dict[str, Any]]:
+    """Return the server, and the options that it is to start with; in the process that is to run it."""
+    program = load(args.module)
+    return program.server, program.options | _given(args)
+
+
+class Program(NamedTuple):
+    """A server, and the options that its module gave to `listen()`, if it called that."""
+
+    server: Server
+    options: dict[str, Any]
+
+
+def load(spec: str) -> Program:
+    """Import MODULE for its Server; ImportError or ValueError if that cannot be.   Blocks if the module does.
+
+    A module that calls `listen()` while it is imported, unguarded, does not listen: that is up to us.
+    """
     name, colon, attribute = spec.partition(":")
     if not name or (colon and not attribute):
         raise ValueError(f"expected MODULE or MODULE:NAME, not {spec!r}")
-    module = importlib.import_module(name)
+    with server.noting() as noted:
+        module = importlib.import_module(name)
+    found = getattr(module, attribute, None) if attribute else server.default
     if not attribute:
         if not any(server.default._events.table.values()):
             raise ValueError(f"{name} registers no handler on gws.server; is it {name}:NAME, with a Server of its own?")
-        return server.default
-    found = getattr(module, attribute, None)
     if not isinstance(found, Server):
         raise ValueError(f"{spec} is {'not there' if found is None else f'a {type(found).__name__}, no Server'}")
-    return found
+    return Program(found, noted.get(found, {}))
 
 
-def listen(served: Server, args: Namespace) -> None:
-    """Let a server listen as the command line says, and tell where.   Blocks."""
-    wanted = options(args)
+def listen(served: Server, args: Namespace, its: dict[str, Any] | None = None) -> None:
+    """Let a server listen as the command line says, else as its program does, and tell where.   Blocks."""
+    wanted = options(args) if its is None else its | _given(args)
     opts = Options(**wanted)
     where: dict[str, Any] = (
         {"path": args.path} if args.path is not None else {"address": args.address, "port": args.port}
     )
     sock = sockethelper.listen(**where, backlog=opts.backlog, reuse_port=opts.reuse_port, nodelay=opts.nodelay)
     # Told once listen() waits: a signal stops it in order from then on.
-    telling = gevent.spawn(announce, sock.getsockname(), secure=opts.certfile is not None)
+    telling = gevent.spawn(announce, sock.getsockname(), secure=bool(opts.certfile or opts.ssl))
     try:
         served.listen(sock=sock, **wanted)
     finally:
@@ -170,8 +186,14 @@ def options(args: Namespace) -> dict[str, Any]:
     """Return the fields of `Options` that the command line has set."""
     if args.keyfile and not args.certfile:
         raise ValueError("--keyfile is of no use without --certfile")
-    names = ("certfile", "keyfile", "origins", "protocols", "maxclient", "reuse_port")
-    return {name: getattr(args, name) for name in names} | limits(args)
+    names = ("certfile", "keyfile", "origins", "maxclient", "reuse_port")
+    return {name: getattr(args, name) for name in names} | {"protocols": tuple(args.protocols)} | limits(args)
+
+
+def _given(args: Namespace) -> dict[str, Any]:
+    """Return those of `options` that are other than by default: those the program itself may not say otherwise."""
+    usual = Options()
+    return {name: value for name, value in options(args).items() if value != getattr(usual, name)}
 
 
 def limits(args: Namespace) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from gws.server import Server
 
 __all__ = ["ServerWorker", "Supervisor", "run"]
 
+Loaded = tuple[Server, dict[str, Any]]
+
 _BEAT = 1.0  # seconds between signs of life to the supervisor
 
 
 def run(
-    load: Callable[[], Server],
-    options: dict[str, Any],
+    load: Callable[[], Loaded],
     settings: dict[str, Any],
     *,
     config: str | None = None,
@@ -38,10 +39,10 @@ def run(
 ) -> None:
     """Serve until a signal ends it: by SystemExit, whatever the status.   Blocks.
 
-    `load` makes the server, in each process; `options` are those of its `start()`.  `settings` are gunicorn's, and come
+    `load` makes the server and the options for its `start()`, in each process.  `settings` are gunicorn's, and come
     before those of the file `config`.  `ready` is called with the address once it is open.
     """
-    supervisor = Supervisor(load, options, settings, config, ready)
+    supervisor = Supervisor(load, settings, config, ready)
     arbiter = Arbiter(supervisor)
     # USR2 starts all of it anew, with this command; what Python has made of `-m gws` is a file that cannot be run.
     arbiter.START_CTX["args"] = [sys.executable, "-m", "gws", *sys.argv[1:]]
@@ -58,13 +59,11 @@ class Supervisor(Application):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(
         self,
-        load: Callable[[], Server],
-        options: dict[str, Any],
+        load: Callable[[], Loaded],
         settings: dict[str, Any],
         config: str | None,
         ready: Callable[[Any], None] | None,
     ):
-        self.options = options
         self._load = load
         self._settings = settings
         self._config = config
@@ -86,7 +85,7 @@ class Supervisor(Application):  # type: ignore[misc]  # gunicorn has no types
         if self._ready is not None and arbiter.LISTENERS:
             self._ready(arbiter.LISTENERS[0].sock.getsockname())
 
-    def load(self) -> Server:
+    def load(self) -> Loaded:
         """Make the server; in the process that is to run it."""
         try:
             return self._load()
@@ -97,8 +96,8 @@ class Supervisor(Application):  # type: ignore[misc]  # gunicorn has no types
 class ServerWorker(Worker):  # type: ignore[misc]
     """One process: a Server on the supervisor's socket, and its end."""
 
-    app: Supervisor
-    wsgi: Any  # what load() gave: a Server
+    wsgi: Any  # what load() gave
+    server: Server | None = None
 
     def init_process(self) -> None:
         gevent.reinit()
@@ -106,14 +105,16 @@ class ServerWorker(Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop; then see the connections off.   Blocks."""
-        if not isinstance(self.wsgi, Server):  # with --reload: the program is no Python at the moment
+        if not isinstance(self.wsgi, tuple):  # with --reload: the program is no Python at the moment
             self._wait()
             return
-        self.wsgi.start(sock=self.sockets[0].sock, **self.app.options)
+        server, options = self.wsgi
+        self.server = server
+        server.start(sock=self.sockets[0].sock, **options)
         self._wait()
         beating = gevent.spawn(self._beat)
         # The supervisor kills what is left after the graceful timeout; by then whoever is left shall have been told.
-        self.wsgi.stop(1001, timeout=min(self.wsgi.options.close_timeout, 0.8 * self.cfg.graceful_timeout))
+        server.stop(1001, timeout=min(server.options.close_timeout, 0.8 * self.cfg.graceful_timeout))
         beating.kill()
 
     def _wait(self) -> None:
@@ -138,5 +139,5 @@ class ServerWorker(Worker):  # type: ignore[misc]
 
     def _quit(self) -> None:
         self.cfg.worker_int(self)
-        if isinstance(self.wsgi, Server):
-            self.wsgi.stop(1001, timeout=0)
+        if self.server is not None:
+            self.server.stop(1001, timeout=0)

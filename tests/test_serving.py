@@ -6,6 +6,7 @@ import signal
 import ssl
 import sys
 from argparse import ArgumentParser
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +59,33 @@ def where(program):
     while not (line := program.read_line()).startswith("listening on "):
         assert line, program.said
     return line.split()[-1]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_program_that_listens_itself_is_served_all_the_same(serve, processes):
+    """Its options hold, unless the command line says otherwise; where to listen is the command line's affair."""
+    source = CHAT + "server.listen('192.0.2.1', 1, max_message=10, protocols=['chat'], ping_interval=7)"
+    url = where(serve("chat", "--workers", processes, "--ping-interval", "9", files={"chat.py": source}))
+    client = gws.client.connect(url, protocols=["chat"])
+    assert client.fd.protocol == "chat"
+    client.write("more than ten")
+    with pytest.raises(ConnectionClosed) as end:
+        client.read()
+    assert end.value.code == 1009
+
+
+def test_what_a_program_says_and_what_the_command_line_does(monkeypatch):
+    module = ModuleType("registers")
+    module.mine = Server()
+    monkeypatch.setitem(sys.modules, "registers", module)
+    parser = ArgumentParser()
+    serving.arguments(parser)
+    with server.noting() as noted:
+        module.mine.listen("", 1, max_message=10, ping_interval=7, certfile="x.pem")
+    monkeypatch.setattr(serving.server, "noting", lambda: nullcontext(noted))
+    served, options = serving._start(parser.parse_args(["registers:mine", "--ping-interval", "9", "--no-compression"]))
+    assert served is module.mine
+    assert options == {"max_message": 10, "ping_interval": 9, "certfile": "x.pem", "compression": None}
 
 
 @pytest.mark.parametrize(("spec", "answer"), [("chat", "hello"), ("chat:lobby", "lobby: hello")])
@@ -146,11 +174,11 @@ def test_load(monkeypatch):
     module.mine = Server()
     monkeypatch.setitem(sys.modules, "registers", module)
     monkeypatch.setattr(server, "default", Server())
-    assert serving.load("registers:mine") is module.mine
+    assert serving.load("registers:mine") == (module.mine, {})
     with pytest.raises(ValueError, match="no handler"):
         serving.load("registers")
     server.default.on("message", print)
-    assert serving.load("registers") is server.default
+    assert serving.load("registers") == (server.default, {})
 
 
 def test_every_option_of_the_command_line_is_one_of_the_server():
