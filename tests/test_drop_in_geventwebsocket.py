@@ -32,7 +32,7 @@ from conftest import turns, until
 from gevent.pywsgi import WSGIServer
 
 import gws.client
-from gws import drop_in
+from gws import drop_in, leaving
 from gws.drop_in import geventwebsocket
 from gws.drop_in.geventwebsocket import (
     Resource,
@@ -53,6 +53,7 @@ from gws.drop_in.geventwebsocket.utf8validator import UTF8_ACCEPT, UTF8_REJECT, 
 from gws.drop_in.geventwebsocket.websocket import Header, Stream, WebSocket
 from gws.errors import ConnectionClosed, HandshakeError
 from gws.frame import BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, encode_close
+from gws.wsgi import handlers
 
 pytestmark = pytest.mark.usefixtures("deadline")
 
@@ -427,6 +428,35 @@ def test_prevent_wsgi_call(serve, peer):
     assert other.hear() == (FIN | TEXT, b"for the subclass")
     assert other.hear()[0] == FIN | CLOSE  # when its socket's greenlet ends
     assert called == [True]
+
+
+@pytest.mark.parametrize("end", ["leave", "cut"])
+def test_a_server_that_stops_while_a_hook_takes_its_time(serve, dial, greenlets, end):
+    called, reached, go_on = [], gevent.event.Event(), gevent.event.Event()
+
+    class Handler(WebSocketHandler):
+        def start_response(self, status, headers, exc_info=None):
+            if status.startswith("101"):
+                reached.set()
+                go_on.wait()
+            return super().start_response(status, headers, exc_info)
+
+    server = serve(lambda *args: called.append(1) or [], handler_class=Handler)
+    sock = dial(server)
+    reached.wait()
+    (busy,) = handlers(server)
+    if end == "cut":
+        leaving.cut([server])
+        stopping = greenlets(int)
+    else:
+        server.close()
+        stopping = greenlets(leaving.leave, [server], patience=0)
+    until(lambda: busy.websocket.closed)
+    go_on.set()
+    assert read_head(sock)[0] == 503
+    assert read_all(sock) == b""
+    stopping.join()
+    assert not called
 
 
 def test_clients(serve, peer):

@@ -22,7 +22,7 @@ from gws.drop_in.geventwebsocket.logging import create_logger
 from gws.drop_in.geventwebsocket.websocket import OpenStream, Stream, WebSocket
 from gws.drop_in.terms import terms
 from gws.errors import HandshakeError
-from gws.goodbye import OPEN
+from gws.goodbye import CONNECTING, OPEN
 from gws.opening import Agreement
 
 __all__ = ["Client", "WebSocketHandler"]
@@ -88,7 +88,9 @@ class WebSocketHandler(wsgi.WebSocketHandler):
         """Let the application have the connection; what it responds goes nowhere.   Blocks."""
         if self.prevent_wsgi_call:
             return
-        clients = self.server.__dict__.setdefault("clients", {})
+        if not hasattr(self.server, "clients"):
+            self.server.clients = {}
+        clients = self.server.clients
         client = clients[self.client_address] = Client(self.client_address, self.websocket)
         try:
             list(self.application(self.environ, _respond) or ())  # type: ignore[misc]
@@ -224,6 +226,8 @@ class WebSocketHandler(wsgi.WebSocketHandler):
     def _begin(self) -> None:
         """Send the 101, and make the connection of the socket; or what somebody has answered instead.   Blocks."""
         fd = self.websocket
+        if fd.state != CONNECTING and not self.headers_sent:  # the server stops, and a hook took its time
+            self.start_response("503 Service Unavailable", [("Connection", "close")])
         if self.status and not self.headers_sent:
             if self.code == 101:
                 self.write(b"")

@@ -47,13 +47,14 @@ MSG_CLOSED = "Connection closed"
 class Stream:
     """A connection's bytes before it is open: there is nothing to be read or written yet."""
 
-    __slots__ = ("handler",)
+    __slots__ = ("handler", "warn")
 
-    pending = received = sent = 0
+    pending = received = sent = messages_received = messages_sent = unanswered = 0
     reading = unread = False
 
     def __init__(self, handler: Any):
         self.handler = handler
+        self.warn: Any = None
 
     def read(self, size: int) -> bytes:
         """Refuse: the 101 is not out."""
