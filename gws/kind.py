@@ -18,13 +18,18 @@ _commands: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 
 
 def class_of(service: type | str) -> type:
-    """Return the class; "module" is the class that bears the module's name, "module:Class" any other."""
+    """Return the class; "module" is the one that bears the module's name, "module:Class" or "module.Class" any other."""
     if isinstance(service, type):
         return service
     if not isinstance(service, str):
         raise TypeError(f"a service is made from a class or its name, not from {service!r}")
     path, _, wanted = service.partition(":")
-    module = import_module(path)
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError as err:
+        if wanted or err.name != path:  # it imports what is not there
+            raise
+        return _within(path, err)
     found = getattr(module, wanted, None) if wanted else _namesake(module.__name__, vars(module))
     if not isinstance(found, type):
         raise ValueError(f"{path} has no class {wanted or 'of its name'}: say '{path}:Class'")
@@ -39,6 +44,14 @@ def commands_of(cls: type) -> frozenset[str]:
             names.update(vars(base))
         _commands[cls] = frozenset(key for key, value in names.items() if key[:1] != "_" and _is_method(value))
     return _commands[cls]
+
+
+def _within(path: str, err: ModuleNotFoundError) -> type:
+    path, _, wanted = path.rpartition(".")
+    found = getattr(import_module(path), wanted, None) if path else None
+    if not isinstance(found, type):
+        raise err
+    return found
 
 
 def _namesake(path: str, names: dict[str, Any]) -> object:

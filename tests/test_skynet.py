@@ -139,7 +139,7 @@ def chat_room(monkeypatch):
     monkeypatch.setitem(sys.modules, "chat_room", module)
 
 
-@pytest.mark.parametrize("name", ["chat_room", "chat_room:ChatRoom"])
+@pytest.mark.parametrize("name", ["chat_room", "chat_room:ChatRoom", "chat_room.ChatRoom"])
 def test_a_service_is_named_by_its_module(chat_room, name):
     assert skynet.call(skynet.newservice(name), "kind") == "Room"
 
@@ -151,6 +151,10 @@ def test_a_service_is_named_by_its_module(chat_room, name):
         ("chat_room:room_size", ValueError, "has no class room_size"),
         ("gws.errors", ValueError, "gws.errors has no class of its name"),
         ("gws.nothing", ModuleNotFoundError, "gws.nothing"),
+        ("gws.errors.Nothing", ModuleNotFoundError, "gws.errors.Nothing"),
+        ("gws.errors.annotations", ModuleNotFoundError, "gws.errors.annotations"),
+        ("nothing.at.all", ModuleNotFoundError, "nothing"),
+        ("nothing", ModuleNotFoundError, "nothing"),
         ("", ValueError, "mpty module name"),
         (7, TypeError, "not from 7"),
         (None, TypeError, "not from None"),

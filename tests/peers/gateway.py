@@ -113,5 +113,11 @@ def tell(request):
 
 if __name__ == "__main__":
     watchdog = skynet.newservice(Crowd)
-    skynet.call(watchdog, "start", {"port": int(sys.argv[1]), "http": tell, "compression": None})
+    conf = {
+        "port": int(sys.argv[1]),
+        "http": tell,
+        "compression": None,
+        "handshake_timeout": 60,
+    }  # the crowd has one CPU
+    skynet.call(watchdog, "start", conf)
     gevent.wait()
