@@ -18,7 +18,7 @@ _commands: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 
 
 def class_of(service: type | str) -> type:
-    """Return the class; "module" is the one that bears the module's name, "module:Class" or "module.Class" any other."""
+    """Return the class; "module" is the one that bears its name, "module:Class" or "module.Class" any other."""
     if isinstance(service, type):
         return service
     if not isinstance(service, str):

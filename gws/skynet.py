@@ -66,8 +66,8 @@ def newservice(service: type | str, /, *args: Any, **kwargs: Any) -> str:
     """Make a service, and return its address once its constructor has returned.   Blocks.
 
     `service` is a class; "module:Class" or "module.Class"; or "module" for the class that bears the module's name,
-    whatever the case and the underscores ("gws.echoserver" is EchoServer).   Raises what the constructor raises; nothing
-    is left of it then.
+    whatever the case and the underscores ("gws.echoserver" is EchoServer).   Raises what the constructor raises;
+    nothing is left of it then.
     """
     cls, maker = class_of(service), here()
     alive = not maker.dead
