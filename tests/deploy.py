@@ -7,8 +7,8 @@ port, a certificate, the server or a time is replaced, and each of these must be
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -67,7 +67,9 @@ class Nginx(Front):
 
     def configure(self, server, timeout="60s"):
         """Write its configuration; `server` is (host, port) or the path of a Unix socket."""
-        user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""  # or its workers could not reach the folder
+        user = (
+            f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
+        )  # or its workers could not reach the folder
         (self.folder / "nginx.conf").write_text(_MAIN.format(folder=self.folder, user=user))
         where = f"unix:{server}" if isinstance(server, str) else f"{server[0]}:{server[1]}"
         replaced = {
