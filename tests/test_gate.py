@@ -447,7 +447,7 @@ def test_what_a_peer_said_before_it_left_can_be_read(gate, dial, end):
 
 
 def test_what_nobody_wants_to_read_is_dropped_in_the_end(gate, dial):
-    watchdog, address = gate(close_timeout=0.05)
+    watchdog, address = gate(close_timeout=0.4)
     sock, fd = dial(watchdog)
     sock.sendall(frame(b"one") + frame(b"\x0f\xa0bye", CLOSE))
     sock.close()
