@@ -476,6 +476,11 @@ cdef class Stream:
         return self._reader is not None
 
     @property
+    def trusted(self):
+        """Whether what came so far never took long (see `turn`)."""
+        return self._proof == 0
+
+    @property
     def unread(self):
         """Whether the kernel holds bytes that nobody has read yet."""
         cdef int count = 0

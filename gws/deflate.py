@@ -9,6 +9,7 @@ inflate; at zlib's own 15 bits and memLevel 8, 194 KiB and 40 KiB.  Each is made
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import zlib
@@ -40,6 +41,7 @@ Key = tuple[Any, ...]  # what makes a deflater, and its arguments
 _TAIL = b"\x00\x00\xff\xff"
 _CHUNK = 4096
 STEP = 16 * 1024  # bytes of output, after which it is known that a message takes long
+APART = 32 * 1024  # bytes of a message that is deflated on its own (see `Deflate.share`)
 TOO_BIG = "the message inflates to more than max_message"
 _MAX_FINAL_BLOCKS = 4096
 
@@ -57,10 +59,11 @@ class Compression:
     """What a user may set, for a server or a client.
 
     threshold         messages of fewer bytes are sent as they are
-    window_bits       the largest LZ77 window that we deflate with, 8 to 15: 2 ** bits bytes
+    window_bits       the largest LZ77 window that we deflate with, 8 to 15: 2 ** bits bytes.  A message of 32 KiB or
+                      more, which needs nothing of what came before, has as large a one as the peer allows
     peer_window_bits  the largest that we let the peer use.  None is what costs no connection: a server asks for its own
                       window_bits where the client can do it, a client asks for nothing
-    mem_level, level  zlib's.  At the default level (-1) and at 1, isal deflates if it is installed
+    mem_level, level  zlib's.  At the default level (1) and at -1, isal deflates if it is installed
     *_no_context_takeover    ask for messages that are compressed each on its own: less memory, and less compression
     """
 
@@ -68,7 +71,7 @@ class Compression:
     window_bits: int = 12
     peer_window_bits: int | None = None
     mem_level: int = 5
-    level: int = zlib.Z_DEFAULT_COMPRESSION
+    level: int = zlib.Z_BEST_SPEED
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
 
@@ -155,6 +158,7 @@ class Deflate:
         "_idle",
         "_inflater",
         "_key",
+        "_large_key",
         "_peer_bits",
         "_peer_takeover",
         "_takeover",
@@ -167,6 +171,7 @@ class Deflate:
             fresh, peer_fresh, bits, peer_bits = peer_fresh, fresh, peer_bits, bits
         self._threshold = compression.threshold
         self._key = _key(compression, min(bits, compression.window_bits))
+        self._large_key = _key(compression, bits)
         self._takeover, self._peer_takeover = not fresh, not peer_fresh
         self._peer_bits = peer_bits
         self._deflater: zlib._Compress | None = None
@@ -191,6 +196,8 @@ class Deflate:
         """
         if not self._takeover:
             return deflate_once(message, self._key)
+        if len(message) >= APART:
+            return deflate_once(message, self.share(len(message)))
         self._idle = False
         deflater = self._deflater
         if deflater is None:
@@ -198,24 +205,26 @@ class Deflate:
         # "Remove 4 octets (that are 0x00 0x00 0xff 0xff) from the tail end."  (7.2.1)
         return (deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
-    def inflate(self, data: bytes, limit: int, final: bool, pause: Callable[[], None] | None = None) -> bytes:
+    def inflate(
+        self, data: bytes, limit: int, final: bool, pause: Callable[[], None] | None = None, step: int = STEP
+    ) -> bytes:
         """Inflate the next fragment of a message, or any piece; `final`: the message ends with it.
 
         Raises MessageTooBig when it yields more than `limit` bytes (below sys.maxsize), and never holds more;
         InvalidPayload for what is no DEFLATE stream, or refers to something before the window that was agreed on.
-        `pause` is called before what takes long; what it raises ends the call, and the next one, for the same data,
-        goes on from there.
+        `pause` is called after `step` bytes, if there are more; what it raises ends the call, and the next one, for the
+        same data, goes on from there.
         """
-        half = self._half or self._begin(data, min(limit, STEP), final)
+        half = self._half or self._begin(data, min(limit, step), final)
         if isinstance(half, bytes):
             return half
         whole, steps = half
-        if self._half is None and pause is not None and len(whole) > STEP:
+        if self._half is None and pause is not None and len(whole) > step:
             self._half = half
             pause()
         self._half = None
-        for step in steps:
-            whole += step
+        for piece in steps:
+            whole += piece
             if len(whole) > limit:
                 break
         if len(whole) > limit:
@@ -286,15 +295,19 @@ class Deflate:
         """Let the inflater be as it was: what was only looked at is to be inflated."""
         self._inflater = mark
 
-    def share(self) -> Key:
-        """Return the key to what deflate_once() makes for this connection too, to be sent instead of deflate()'s.
+    def share(self, size: int = 0) -> Key:
+        """Return the key to what deflate_once() makes of a message of `size` bytes for this connection too.
+
+        It is to be sent instead of what deflate() makes, which does the same with a large one: what came before would
+        save that next to nothing, and a deflater that is soon free again may have all of the window that was agreed on,
+        and memory that is in the processor's cache, as that of a hundred connections' own is not.
 
         Such a message refers to nothing before it, so any peer can inflate it.  But it is then in the peer's window and
         not in our deflater's, which would go on to refer to places where the peer holds something else.  So that one is
         dropped here: the next message from deflate() refers to nothing before it either.
         """
         self._deflater = None
-        return self._key
+        return self._key if size < APART else self._large_key
 
     def release(self) -> None:
         """Drop the deflater; legal between any two messages.  (When the inflater may go is the peer's to say.)"""
@@ -358,12 +371,14 @@ def _refusal(what: str) -> HandshakeError:
     return HandshakeError(101, f"the server answered with {what}")
 
 
+@functools.cache
 def _key(compression: Compression, bits: int) -> Key:
     if _igzip is not None and bits > 8 and compression.level in (zlib.Z_DEFAULT_COMPRESSION, zlib.Z_BEST_SPEED):
         return _igzip.compressobj, zlib.Z_BEST_SPEED, zlib.DEFLATED, -bits, compression.mem_level
     # zlib cannot deflate with 8 bits.  But with 9 it never refers farther back than 2 ** 9 - MIN_LOOKAHEAD = 250 bytes,
     # which a window of 2 ** 8 bytes holds.
-    return zlib.compressobj, compression.level, zlib.DEFLATED, -max(bits, 9), compression.mem_level
+    mem_level = max(compression.mem_level, zlib.DEF_MEM_LEVEL) if bits == 15 else compression.mem_level
+    return zlib.compressobj, compression.level, zlib.DEFLATED, -max(bits, 9), mem_level
 
 
 def _deflater(key: Key) -> zlib._Compress:

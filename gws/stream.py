@@ -112,6 +112,11 @@ class Stream(Outbox):
         return self._reader is not None
 
     @property
+    def trusted(self) -> bool:
+        """Whether what came so far never took long (see `turn`)."""
+        return self._standing.trusted
+
+    @property
     def unread(self) -> bool:
         """Whether the kernel holds bytes that nobody has read yet."""
         if self._closed:

@@ -240,7 +240,10 @@ class WebSocket(Goodbye):
         if self._fragments is not None:
             raise _interrupted()
         assert self.deflate is not None  # or RSV1 would not have passed the stream
-        data = self.deflate.inflate(payload, self._limits.max_message, True, lambda: self.stream.pause(first, payload))
+        limit, stream = self._limits.max_message, self.stream
+        data = self.deflate.inflate(
+            payload, limit, True, lambda: stream.pause(first, payload), 8 * LARGE if stream.trusted else LARGE
+        )
         return decode(data) if first & 0x0F == TEXT else data
 
     def _on_start(self, first: int, payload: bytes) -> Message | None:
@@ -342,7 +345,7 @@ class WebSocket(Goodbye):
         """Encode a broadcast message for a connection that cannot have the plain frame; `shared` is by compression."""
         if self.deflate is None or not self.deflate.wants(payload):
             return self._encode(first, payload)
-        key = self.deflate.share()
+        key = self.deflate.share(len(payload))
         if key not in shared:
             shared[key] = deflate_once(payload, key)
         return self._encode(first | RSV1, shared[key])

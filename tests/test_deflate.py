@@ -781,5 +781,47 @@ def test_isal_is_found(monkeypatch, isal, environment, found):
 )
 def test_isal_deflates_at_the_default_level_and_at_1(monkeypatch, setting, used):
     monkeypatch.setattr(room, "_igzip", Twin)
+    monkeypatch.setattr(room, "_key", room._key.__wrapped__)
     key = Deflate(Parameters(), Compression(**setting), server=True).share()
     assert (key[0] is Twin.compressobj) is used
+
+
+def test_a_large_message_is_deflated_on_its_own():
+    server, client = ends()
+    large = b"so it goes, and so on. " * 2000
+    for message in (TEXT, large, TEXT, large):
+        assert inflated(client, server.deflate(message)) == message
+    assert deflate_once(large, server.share(len(large))) == server.deflate(large)
+    assert server._deflater is None  # it would refer to what the peer's window does not hold any more
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_a_large_message_stays_within_the_window_that_was_agreed_on(bits):
+    server = Deflate(Parameters(server_max_window_bits=bits), Compression(), server=True)
+    far = bytes(random.Random(1).randbytes(2000)) * 20  # what is worth referring to is 2,000 bytes before
+    assert Strict(bits).inflate(server.deflate(far)) == far
+
+
+def test_what_a_pause_has_interrupted_goes_on_from_there():
+    server, client = ends()
+    message = b"so it goes. " * 50_000
+    payload = client.deflate(message)
+    paused = []
+
+    def pause():
+        paused.append(True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        server.inflate(payload, len(message), True, pause)
+    assert server.inflate(payload, len(message), True, pause) == message
+    assert len(paused) == 1
+    assert inflated(server, client.deflate(message)) == message
+
+
+@pytest.mark.parametrize("size", [16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 100_000])
+def test_a_limit_holds_for_what_comes_in_steps(size):
+    payload = ends()[1].deflate(bytes(size))
+    assert ends()[0].inflate(payload, size, True) == bytes(size)
+    with pytest.raises(MessageTooBig):
+        ends()[0].inflate(payload, size - 1, True)

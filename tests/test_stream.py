@@ -1504,7 +1504,10 @@ def test_both_show_the_same_face() -> None:
     assert public == {name for name in dir(room.Stream) if not name.startswith("_")}
     reads = {"preload", "read_head", "read", "read_frame", "pause"}
     writes = {"write", "write_frame", "post", "flush", "drain"}
-    ends, tells = {"shutdown", "linger", "close"}, {"pending", "received", "sent", "reading", "unread", "warn", "rsv"}
+    ends, tells = (
+        {"shutdown", "linger", "close"},
+        {"pending", "received", "sent", "reading", "unread", "trusted", "warn", "rsv"},
+    )
     counts = {"messages_received", "messages_sent", "unanswered", "buffered", "fileno"}
     assert public == reads | writes | ends | tells | counts
 

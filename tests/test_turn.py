@@ -17,6 +17,7 @@ from conftest import turns, until
 from gevent import get_hub
 from hostile import DEFLATE, MIB, attacked, wire
 
+from gws.deflate import Parameters
 from gws.frame import BINARY, CONTINUATION, FIN, PING, RSV1, TEXT
 from gws.stream import Plain, Stream
 from gws.turn import HEAVY, KNOWN, LONG, NEW, PROOF, PROOF_MOST, SPELL, Lanes, Standing
@@ -225,6 +226,49 @@ def test_closing_ends_the_wait(raw, reading, crowd, deadline):
     other.say((FIN | TEXT, b"hello"))
     fd.cut(1001, "")
     assert reader.until_end().code == 1001
+
+
+TEXT_OF_100_KIB = b"so it goes. " * 8533
+IN_TWO = deflated(TEXT_OF_100_KIB)
+LARGE_ONES = {
+    "a large frame": [(FIN | TEXT, TEXT_OF_100_KIB)],
+    "a frame that inflates to a large message": [(FIN | RSV1 | TEXT, IN_TWO)],
+    "a fragment that does": [(RSV1 | TEXT, IN_TWO), (FIN | CONTINUATION, b"")],
+    "the last of large fragments": [(TEXT, TEXT_OF_100_KIB[:50_000]), (FIN | CONTINUATION, TEXT_OF_100_KIB[50_000:])],
+}
+
+
+@pytest.mark.parametrize("frames", LARGE_ONES.values(), ids=LARGE_ONES)
+def test_a_large_message_waits_for_the_others_and_is_not_lost(raw, crowd, frames, deadline):
+    served, heavy = crowd("heavy", SPELL)
+    fd, peer = raw(deflate=Parameters())
+    got, interrupted = [], []
+
+    def read():
+        while not got:
+            try:
+                got.append(fd.read())
+            except Interrupted:
+                interrupted.append(len(served))
+
+    reader = gevent.spawn(read)
+    turns()
+    heavy.say(*[(FIN | TEXT, b"!")] * 30)
+    until(lambda: served)
+    feeder = gevent.spawn(peer.say, *frames)
+    while not got:  # in each turn of the loop, whatever it waits for
+        turns(1)
+        if fd.stream.reading and not reader.dead:
+            reader.kill(Interrupted, block=False)
+    assert got == [TEXT_OF_100_KIB.decode()]
+    assert interrupted
+    feeder.join()
+    peer.say((FIN | TEXT, b"and so on"))
+    assert fd.read() == "and so on"
+
+
+class Interrupted(BaseException):
+    pass
 
 
 # ------------------------------------------------------------------------------------------------------------- attacks

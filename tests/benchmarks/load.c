@@ -1,6 +1,6 @@
-/* load: what a WebSocket server on loopback bears.             cc -O2 -o load load.c
+/* load: what a WebSocket server on loopback bears.      cc -O2 -o load load.c      (for -z: cc -O2 -DPACKED ... -lz)
  *
- *     load echo|fanout|churn|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-w seconds] [-P pid]
+ *     load echo|fanout|churn|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] [-w seconds] [-P pid] [-z] [-u]
  *
  *   echo    each connection has `depth` messages in flight, and sends another for each that comes back
  *   fanout  one connection sends, all of them receive; `depth` messages have not reached everybody yet
@@ -11,9 +11,12 @@
  * processor time (of all its threads) and its memory are read.  Prints one line of JSON; exit status 1 if `errors` is
  * not 0 in it, 2 if there is no line.
  *
+ *   -z      permessage-deflate is asked for; the message is JSON, deflated in advance, and what comes back is inflated
+ *   -u      (idle) each connection has its message echoed once, before it keeps silent
+ *
  * It has to cost little beside the server: one thread, epoll, frames that were masked in advance, and no buffer of a
  * connection's own.  What comes in is judged where it was received, byte for byte: each message has to be the one that
- * was sent, in one frame or in fragments, unmasked, and without extensions.
+ * was sent, in one frame or in fragments, unmasked, and without extensions but the one of -z.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,10 +33,13 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef PACKED
+#include <zlib.h>
+#endif
 
 enum mode { ECHO, FANOUT, CHURN, IDLE, MODES };
 enum state { UNBORN, CONNECTING, UPGRADING, OPEN, LOST };
-enum { CONTINUATION, TEXT, CLOSE = 8, FIN = 0x80, RSV = 0x70, MASK = 0x80 };
+enum { CONTINUATION, TEXT, CLOSE = 8, FIN = 0x80, RSV = 0x70, RSV1 = 0x40, MASK = 0x80 };
 enum { AT_ONCE = 128, SCRATCH = 256 * 1024, HEAD = 2048, PATIENCE = 60, FEW = 8 };
 
 static const char *const names[MODES] = {"echo", "fanout", "churn", "idle"};
@@ -51,6 +57,8 @@ struct conn {
     uint64_t left;               /* of its payload: bytes to come */
     uint64_t at;                 /* where they are in the message */
     bool begun;                  /* a message in fragments is not over yet */
+    bool packed;                 /* it is compressed */
+    void *inflater;
     size_t unsent, phase;        /* bytes to send, and where the first of them is in a frame */
     uint64_t sent, got;          /* messages */
     double *when;                /* when each message in flight was sent */
@@ -61,9 +69,11 @@ static int total = 64, depth = 1, port, epoll_fd;
 static pid_t server;
 static size_t size = 128;
 static double seconds = 2, warmup = 0.3;
+static bool pack, use;                               /* -z, -u */
 
 static struct conn *conns;
 static uint8_t *message, *burst, scratch[SCRATCH];   /* a message; as many frames of it as are sent at once */
+static uint8_t *payload;                             /* of such a frame: the message, or what it deflates to */
 static size_t frame_len, burst_len;
 
 static int begun, opened;                            /* connections */
@@ -132,6 +142,12 @@ static void drop(struct conn *c)
         opened--;
     close(c->fd);
     free(c->head);
+#ifdef PACKED
+    if (c->inflater)
+        inflateEnd(c->inflater);
+    free(c->inflater);
+    c->inflater = NULL;
+#endif
     c->head = NULL;
     c->state = LOST;
 }
@@ -169,7 +185,7 @@ static void start(struct conn *c)
 
 static void ask(struct conn *c)                      /* it is connected: now the handshake */
 {
-    char request[256];
+    char request[384];
     int error = 0, len;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error});
     if (error) {
@@ -178,7 +194,8 @@ static void ask(struct conn *c)                      /* it is connected: now the
     }
     len = snprintf(request, sizeof request,
                    "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                   "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n", port, key);
+                   "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n%s\r\n", port, key,
+                   pack ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
     watch(c, false);
     c->state = UPGRADING;
     if (send(c->fd, request, len, MSG_NOSIGNAL) != len)
@@ -187,34 +204,76 @@ static void ask(struct conn *c)                      /* it is connected: now the
 
 /* --------------------------------------------------------------------------------------------------- sending */
 
+static void write_json(void)                         /* records as they come from a table, with a few words in them */
+{
+    static const char *const words[] = {"open", "closed", "paid", "refused", "waiting", "sent", "lost", "returned"};
+    uint32_t chance = 1;
+    for (size_t at = 0, id = 1; at < size; id++) {
+        char record[256];
+        uint32_t n[4];
+        for (int i = 0; i < 4; i++)
+            n[i] = (chance = chance * 1664525 + 1013904223) >> 8;
+        int len = snprintf(record, sizeof record, "{\"id\": %zu, \"user\": \"user%u\", \"state\": \"%s\", \"amount\": "
+                           "%u.%02u, \"note\": \"%s and %s\"}, ", id, n[0] % 100000, words[n[1] % 8], n[2] % 10000,
+                           n[2] / 10000 % 100, words[n[3] % 8], words[n[3] / 8 % 8]);
+        memcpy(message + at, record, (size_t)len < size - at ? (size_t)len : size - at);
+        at += len;
+    }
+}
+
+static size_t deflate_message(void)                  /* on its own, within a window that any server may ask for */
+{
+#ifdef PACKED
+    z_stream z = {0};
+    size_t room = size + size / 8 + 64;
+    if (deflateInit2(&z, 6, Z_DEFLATED, -10, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        give_up("deflateInit2");
+    payload = malloc(room);
+    z.next_in = message, z.avail_in = size, z.next_out = payload, z.avail_out = room;
+    if (deflate(&z, Z_SYNC_FLUSH) != Z_OK || z.avail_in)
+        give_up("deflate");
+    deflateEnd(&z);
+    return room - z.avail_out - 4;
+#else
+    errno = ENOSYS;
+    give_up("-z needs a program that was compiled with -DPACKED");
+    return 0;
+#endif
+}
+
 static void make_message(void)
 {
     uint8_t mask[4] = {0x9d, 0x17, 0xe3, 0x58}, start[14] = {FIN | TEXT};
-    size_t len = 2, copies;
-    message = malloc(size + 1);
-    for (size_t i = 0; i < size; i++)
-        message[i] = ' ' + (i * 31 + i / 95) % 95;   /* bytes that are out of place will show */
-    if (size < 126) {
-        start[1] = size;
-    } else if (size < 65536) {
+    size_t len = 2, copies, sent = size;
+    message = payload = malloc(size + 1);
+    if (pack) {
+        write_json();
+        sent = deflate_message();
+        start[0] |= RSV1;
+    } else
+        for (size_t i = 0; i < size; i++)
+            message[i] = ' ' + (i * 31 + i / 95) % 95;       /* bytes that are out of place will show */
+    if (sent < 126) {
+        start[1] = sent;
+    } else if (sent < 65536) {
         start[1] = 126;
-        start[len++] = size >> 8;
-        start[len++] = size;
+        start[len++] = sent >> 8;
+        start[len++] = sent;
     } else {
         start[1] = 127;
         for (int shift = 56; shift >= 0; shift -= 8)
-            start[len++] = (uint64_t)size >> shift;
+            start[len++] = (uint64_t)sent >> shift;
     }
     start[1] |= MASK;
     memcpy(start + len, mask, 4);
     len += 4;
-    frame_len = len + size;
+    frame_len = len + sent;
     copies = frame_len * depth > 1 << 20 ? 1 : depth;
     burst_len = frame_len * copies;
     burst = malloc(burst_len);
     memcpy(burst, start, len);
-    for (size_t i = 0; i < size; i++)
-        burst[len + i] = message[i] ^ mask[i & 3];
+    for (size_t i = 0; i < sent; i++)
+        burst[len + i] = payload[i] ^ mask[i & 3];
     for (size_t i = 1; i < copies; i++)
         memcpy(burst + i * frame_len, burst, frame_len);
 }
@@ -273,7 +332,8 @@ static void got_message(struct conn *c)
 static void got_head(struct conn *c)
 {
     c->head[c->head_len] = 0;
-    if (strncmp(c->head, "HTTP/1.1 101 ", 13) || !strstr(c->head, answer)) {
+    if (strncmp(c->head, "HTTP/1.1 101 ", 13) || !strstr(c->head, answer)
+        || pack != !!strstr(c->head, "permessage-deflate")) {
         c->head[strcspn(c->head, "\r")] = 0;
         fail(c, c->head);
         return;
@@ -313,20 +373,51 @@ static void got_start(struct conn *c)                /* of a frame: all that is 
     for (unsigned i = 0; more && i < more; i++)
         len = (i ? len << 8 : 0) | c->start[2 + i];
     c->left = len;
-    if (c->start[0] & RSV || c->start[1] & MASK)
+    if (opcode < CLOSE && opcode != CONTINUATION)
+        c->packed = pack && c->start[0] & RSV1;
+    if (c->start[0] & RSV & ~(pack && opcode == TEXT ? RSV1 : 0) || c->start[1] & MASK)
         fail(c, "a masked frame, or one of an extension");
     else if (opcode == CLOSE && mode != CHURN)
         fail(c, "the server said goodbye");
     else if (opcode >= CLOSE)
         return;
-    else if (opcode != (c->begun ? CONTINUATION : TEXT) || len > size - c->at || mode == CHURN || mode == IDLE)
+    else if (opcode != (c->begun ? CONTINUATION : TEXT) || (len > size - c->at && !c->packed) || mode == CHURN
+             || (mode == IDLE && !use))
         fail(c, "another message than was sent");
+}
+
+static bool goes_on(struct conn *c, const uint8_t *p, size_t n)      /* tell whether these are the message's next bytes */
+{
+#ifdef PACKED
+    static uint8_t plain[SCRATCH];
+    z_stream *z = c->inflater;
+    if (c->packed) {
+        if (!z && (!(z = c->inflater = calloc(1, sizeof *z)) || inflateInit2(z, -15) != Z_OK))
+            give_up("inflateInit2");
+        z->next_in = (uint8_t *)p, z->avail_in = n;
+        do {
+            z->next_out = plain, z->avail_out = sizeof plain;
+            int said = inflate(z, Z_SYNC_FLUSH);
+            size_t k = sizeof plain - z->avail_out;
+            if ((said != Z_OK && said != Z_BUF_ERROR) || k > size - c->at || memcmp(plain, message + c->at, k))
+                return false;
+            c->at += k;
+        } while (!z->avail_out);
+        return true;
+    }
+#endif
+    c->at += n;
+    return !memcmp(p, message + c->at - n, n);
 }
 
 static void got_frame(struct conn *c)
 {
     int opcode = c->start[0] & 15;
     c->start_len = 0;
+    if (opcode < CLOSE && c->packed && c->start[0] & FIN && !goes_on(c, (const uint8_t *)"\0\0\xff\xff", 4)) {
+        fail(c, "a message came back changed");
+        return;
+    }
     if (opcode == CLOSE)
         drop(c);                                     /* of churn */
     if (opcode >= CLOSE)
@@ -360,12 +451,9 @@ static void take_frames(struct conn *c, const uint8_t *p, size_t n)
             continue;
         }
         size_t k = c->left < (uint64_t)(end - p) ? c->left : (size_t)(end - p);
-        if ((c->start[0] & 15) < CLOSE) {
-            if (memcmp(p, message + c->at, k)) {
-                fail(c, "a message came back changed");
-                return;
-            }
-            c->at += k;
+        if ((c->start[0] & 15) < CLOSE && !goes_on(c, p, k)) {
+            fail(c, "a message came back changed");
+            return;
         }
         p += k;
         if (c->left -= k)
@@ -471,9 +559,9 @@ static void run(void)
     uint64_t work0, bytes0;
     open_all();
     opening = now() - began;
-    for (int i = 0; i < (mode == ECHO ? total : mode == FANOUT ? 1 : 0); i++)
+    for (int i = 0; i < (mode == ECHO || use ? total : mode == FANOUT ? 1 : 0); i++)
         send_messages(&conns[i], depth);
-    pass(warmup, 0);
+    pass(warmup, use ? total : 0);
     memset(histogram, 0, sizeof histogram);
     samples = 0;
     work0 = work, bytes0 = bytes, cpu = server_cpu(), from = now();
@@ -491,7 +579,7 @@ static void run(void)
 static void usage(void)
 {
     fprintf(stderr, "usage: load echo|fanout|churn|idle PORT [-c connections] [-s bytes] [-d depth] [-t seconds] "
-                    "[-w seconds] [-P pid]\n");
+                    "[-w seconds] [-P pid] [-z] [-u]\n");
     exit(2);
 }
 
@@ -499,7 +587,7 @@ int main(int argc, char **argv)
 {
     struct rlimit files;
     int option;
-    while ((option = getopt(argc, argv, "c:s:d:t:w:P:")) != -1)
+    while ((option = getopt(argc, argv, "c:s:d:t:w:P:zu")) != -1)
         switch (option) {
         case 'c': total = atoi(optarg); break;
         case 's': size = strtoul(optarg, NULL, 10); break;
@@ -507,6 +595,8 @@ int main(int argc, char **argv)
         case 't': seconds = atof(optarg); break;
         case 'w': warmup = atof(optarg); break;
         case 'P': server = atoi(optarg); break;
+        case 'z': pack = true; break;
+        case 'u': use = true; break;
         default: usage();
         }
     if (argc - optind != 2 || total < 1 || depth < 1)

@@ -24,11 +24,12 @@ class Failed(Exception):
     """There is no figure: the server does not start, or not a single connection was opened."""
 
 
-def build_load(folder):
-    """Compile load.c, if it is newer than what is in the folder, and return the program's path."""
-    source, program = HERE / "load.c", Path(folder) / "load"
+def build_load(folder, packed=False):
+    """Compile load.c, if it is newer than what is in the folder, and return the program's path; `packed`: with zlib."""
+    source, program = HERE / "load.c", Path(folder) / ("packedload" if packed else "load")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-o", program, source], check=True)
+        more = ["-DPACKED", "-lz"] if packed else []
+        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-o", program, source, *more], check=True)
     return program
 
 

@@ -1,4 +1,4 @@
-"""aiohttp on uvloop: with_aiohttp.py echo|fanout PORT."""
+"""aiohttp on uvloop: with_aiohttp.py echo|fanout|packed PORT."""
 
 import sys
 
@@ -9,7 +9,7 @@ room = set()
 
 
 async def echo(request):
-    ws = web.WebSocketResponse(compress=False, max_msg_size=0)
+    ws = web.WebSocketResponse(compress=load == "packed", max_msg_size=0)
     await ws.prepare(request)
     async for message in ws:
         if message.type == WSMsgType.TEXT:
@@ -34,6 +34,6 @@ async def fanout(request):
 
 load, port = sys.argv[1:]
 app = web.Application()
-app.router.add_get("/", {"echo": echo, "fanout": fanout}[load])
+app.router.add_get("/", {"echo": echo, "fanout": fanout, "packed": echo}[load])
 options = {"access_log": None, "backlog": 4096, "print": None}
 web.run_app(app, host="127.0.0.1", port=int(port), loop=uvloop.new_event_loop(), **options)

@@ -1,4 +1,4 @@
-"""gws: with_gws.py echo|fanout PORT.   GWS_PURE=1 chooses the stream in plain Python."""
+"""gws: with_gws.py echo|fanout|packed PORT.   GWS_PURE=1 chooses the stream in plain Python."""
 
 import sys
 
@@ -17,8 +17,9 @@ def fanout(fd, message):
 
 
 load, port = sys.argv[1:]
-server.on("message", {"echo": echo, "fanout": fanout}[load])
+server.on("message", {"echo": echo, "fanout": fanout, "packed": echo}[load])
 if load == "fanout":
     server.on("connection", lambda fd, addr: room.add(fd))
     server.on("disconnect", lambda fd, code, reason: room.discard(fd))
-server.listen("127.0.0.1", int(port), max_message=64 * 1024 * 1024, compression=None)
+options = {} if load == "packed" else {"compression": None}
+server.listen("127.0.0.1", int(port), max_message=64 * 1024 * 1024, **options)

@@ -1,4 +1,4 @@
-"""websockets (asyncio) on uvloop: with_websockets.py echo|fanout PORT."""
+"""websockets (asyncio) on uvloop: with_websockets.py echo|fanout|packed PORT."""
 
 import sys
 
@@ -23,8 +23,10 @@ async def fanout(ws):
 
 
 async def main(load, port):
-    handler = {"echo": echo, "fanout": fanout}[load]
-    options = {"backlog": 4096, "compression": None, "max_size": None, "ping_interval": None}
+    handler = {"echo": echo, "fanout": fanout, "packed": echo}[load]
+    options = {"backlog": 4096, "max_size": None, "ping_interval": None}
+    if load != "packed":
+        options["compression"] = None
     async with serve(handler, "127.0.0.1", int(port), **options) as server:
         await server.serve_forever()
 
