@@ -21,8 +21,10 @@ from by_hand import Peer, Reading
 from gevent import get_hub
 from served import Served
 
+from gws import outbox, turn
 from gws.deflate import Compression, Deflate
 from gws.stream import Plain, Stream
+from gws.turn import Lanes
 from gws.websocket import Limits, WebSocket
 from gws.wsgi import WebSocketHandler
 
@@ -139,10 +141,38 @@ def tls_pair(stream_class, tls_contexts):
 _always_writable = os.pipe()[1]
 
 
+_lanes = []
+
+
+class NotedLanes(Lanes):
+    """Lanes that `turns` knows."""
+
+    __slots__ = ()
+
+    def __init__(self, loop):
+        super().__init__(loop)
+        _lanes.append(self)
+
+
+turn.Lanes = outbox.Lanes = NotedLanes
+
+
 def turns(count=3):
-    """Let the loop poll `count` times: who could go on at once has done so by then.   Blocks."""
+    """Let the loop poll `count` times: who could go on at once has done so by then.   Blocks.
+
+    Those who have to wait for their turn are waited for, since how many they are in one hangs on the processor.
+    """
     for _ in range(count):
-        gevent.socket.wait_write(_always_writable)
+        poll()
+    for _ in range(1000):
+        if not any(any(lanes._waiting) for lanes in _lanes if lanes._loop is get_hub().loop):
+            return
+        poll()
+
+
+def poll():
+    """Let the loop poll once.   Blocks."""
+    gevent.socket.wait_write(_always_writable)
 
 
 def until(condition, seconds=20):
@@ -150,7 +180,7 @@ def until(condition, seconds=20):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"it has not come to pass within {seconds} s"
-        turns(1)
+        poll()
     return value
 
 
