@@ -9,8 +9,7 @@ from collections import deque
 from itertools import count
 from pathlib import Path
 
-import gws.server as server
-from gws import websocket as ws
+from gws import server, websocket
 
 PAGE = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
 names, history, numbers = {}, deque(maxlen=40), count(time.time_ns() // 1000)  # which grow on across a restart
@@ -53,7 +52,7 @@ def leave(fd, code, reason):
 
 
 def tell(fds, **said):
-    ws.broadcast(fds, json.dumps(said))
+    websocket.broadcast(fds, json.dumps(said))
 
 
 if __name__ == "__main__":
