@@ -340,6 +340,27 @@ def test_a_refused_handshake(serve, peer):
     assert not called
 
 
+def test_an_application_that_sends_after_the_end_is_no_failure(serve, peer):
+    errors, ended = [], []
+
+    class Handler(WebSocketHandler):
+        def _log_error(self, t, v, tb):
+            errors.append(t)
+
+        def log_request(self):
+            ended.append(1)
+
+    def app(environ, start_response):
+        assert environ["wsgi.websocket"].receive() is None
+        environ["wsgi.websocket"].send("x")
+
+    other = peer(serve(app, Handler))
+    close(other)
+    assert other.hear_all() == [(FIN | CLOSE, struct.pack("!H", 1000))]
+    until(lambda: ended)
+    assert not errors
+
+
 def test_an_application_that_raises_is_a_1011(serve, peer):
     errors = []
 

@@ -188,6 +188,11 @@ class WebSocketHandler(wsgi.WebSocketHandler):
             if self.websocket is not None:  # a subclass's run_application was not ours
                 self._finish()
 
+    def _failed(self, error: BaseException) -> bool:
+        """Close the connection whose app has raised; who sends after its end is no failure.   Blocks."""
+        late = isinstance(error, EOFError) and self.websocket is not None and self.websocket.closed
+        return not late and super()._failed(error)
+
     def _open_first(self) -> None:
         del vars(self)["run_application"]
         try:
