@@ -18,7 +18,7 @@ from typing import Any
 import gevent
 
 from gws import skynet
-from gws.errors import ServiceExited
+from gws.errors import ConnectionClosed, ServiceExited
 from gws.lookout import Lookout, has_messages
 from gws.mailbox import Service
 from gws.reading import Client
@@ -81,8 +81,9 @@ class Gate:
         """Let the service `agent` have what comes: its `message(fd, msg)` is called; by default, the caller's.
 
         Messages are handled one after the other: the next is read when the command has returned, or by itself, with
-        `fd.read()`; `skynet.fork()` is for what takes long.   If another agent has the connection, nothing is lost: the
-        new one begins when the message at hand is done (if the old agent ends meanwhile, within `close_timeout`).
+        `fd.read()`, once it has done with this one; `skynet.fork()` is for what takes long.   If another agent has the
+        connection, nothing is lost: the new one begins when the message at hand is done (if the old agent ends
+        meanwhile, within `close_timeout`).
         An agent that ends takes its connections with it, 1011.
         ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has no `message`.
         """
@@ -181,6 +182,8 @@ class Gate:
         if isinstance(fd, WebSocket) and fd.closed:
             raise fd.over()
         client = self._known(fd)
+        if client.doomed:
+            raise ConnectionClosed(1011, "its agent has ended")
         if client.gone:
             fd.ended.wait()
             raise fd.over()

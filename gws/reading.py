@@ -27,12 +27,13 @@ __all__ = ["Client", "Keeper", "Reader"]
 class Client:
     """A connection, and who has it: it ends with its reader's service, and with its keeper's."""
 
-    __slots__ = ("fd", "gate", "gone", "keeper", "reader", "running", "unread")
+    __slots__ = ("doomed", "fd", "gate", "gone", "keeper", "reader", "running", "unread")
 
     def __init__(self, fd: WebSocket, gate: Home):
         self.fd = fd
         self.gate = gate  # in whose name messages are sent
-        self.gone = False  # it is about to end, and nobody may get it
+        self.gone = False  # the peer has left, and nobody got it in time
+        self.doomed = False  # a message was lost with its agent: it is about to end, whoever asks for it
         self.keeper: Keeper | None = None  # who is to ask for it
         self.reader: Reader | None = None  # who is to read
         self.running: Reader | None = None  # who still does
@@ -67,14 +68,14 @@ class Client:
                 heir.home.disinherit(heir)
         self.keeper = self.reader = None
 
-    def orphan(self, gone: bool = False) -> None:
-        """Close the connection, since its service has ended; if it is not `gone`, somebody else may get it first."""
+    def orphan(self, doomed: bool = False) -> None:
+        """Close the connection, since its service has ended; if it is not `doomed`, somebody else may get it first."""
         self.leave()
-        self.gone = self.gone or gone
+        self.doomed = self.doomed or doomed
         get_hub().loop.run_callback(start, Task(self.gate, "kick", (), None, self._close))
 
     def _close(self) -> None:
-        if self.gone or (self.reader is None and self.keeper is None):
+        if self.doomed or (self.reader is None and self.keeper is None):
             self.fd.close(1011, "the agent has ended")
 
 
@@ -163,7 +164,7 @@ class Reader(Task):
 
     def _give_up(self) -> None:
         if not self.over:
-            self.client.orphan(gone=True)
+            self.client.orphan(doomed=True)
             super().stop()
 
     def _read_on(self) -> None:

@@ -824,7 +824,8 @@ def test_a_message_that_ends_with_its_agent_takes_the_connection_along_whoever_g
         client.write(message)
     until(lambda: it.log)
     skynet.kill(old)
-    skynet.send(address, "forward", fd, new)  # in the same turn
+    with pytest.raises(CallFailed, match=r"ConnectionClosed\(1011, 'its agent has ended'\)"):
+        skynet.call(address, "forward", fd, new)  # in the same turn
     assert end_of(client) == (1011, "the agent has ended")
     assert after.log == []
 

@@ -109,5 +109,5 @@ def test_a_crowd():
     assert left["done"]["hand-overs"] > 0
     assert left["fds"] < 20  # nor does a connection outlive either
     # A room that dies while its call waits at the gate leaves nobody to tell: that, and nothing else, is in the log.
-    late = program.said.count("ServiceExited: there is no service")
+    late = sum(program.said.count(f"{why}: ") for why in ("errors.ServiceExited", "errors.ConnectionClosed"))
     assert program.said.count("Traceback") == late, program.said[-3000:]
