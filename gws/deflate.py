@@ -9,6 +9,7 @@ inflate; at zlib's own 15 bits and memLevel 8, 194 KiB and 40 KiB.  Each is made
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -44,6 +45,7 @@ STEP = 16 * 1024  # bytes of output, after which it is known that a message take
 APART = 32 * 1024  # bytes of a message that is deflated on its own (see `Deflate.share`)
 TOO_BIG = "the message inflates to more than max_message"
 _MAX_FINAL_BLOCKS = 4096
+_RECALLED = 12  # bits of the largest window that an idle connection keeps packed
 
 # gevent-gws[fast] installs isal, which deflates JSON of 1 KiB in 7 us where zlib takes 20, and 64 KiB in 0.12 ms where
 # zlib takes 1.0.  The output is a fifth larger, as at zlib's level 1, and a context costs 77 KiB.  It does not inflate
@@ -161,8 +163,12 @@ class Deflate:
         "_large_key",
         "_peer_bits",
         "_peer_takeover",
+        "_quiet",
+        "_recalls",
+        "_recent",
         "_takeover",
         "_threshold",
+        "_window",
     )
 
     def __init__(self, parameters: Parameters, compression: Compression, *, server: bool) -> None:
@@ -177,7 +183,11 @@ class Deflate:
         self._deflater: zlib._Compress | None = None
         self._inflater: zlib._Decompress | None = None
         self._half: Half | None = None  # of a message that pauses
-        self._idle = True
+        self._idle = self._quiet = True  # nothing was deflated, nor inflated, since the last release_idle()
+        # Bytes of the window that are kept beside the inflater.  A large one would double what a connection holds.
+        self._recalls = 1 << peer_bits if self._peer_takeover and peer_bits <= _RECALLED else 0
+        self._recent = bytearray()  # what was inflated last, as much or somewhat more
+        self._window = b""  # the same, packed, while there is no inflater
 
     def __repr__(self) -> str:
         own = -self._key[3], self._takeover, self._deflater
@@ -217,6 +227,8 @@ class Deflate:
         """
         half = self._half or self._begin(data, min(limit, step), final)
         if isinstance(half, bytes):
+            if self._recalls:
+                self._remember(half)
             return half
         whole, steps = half
         if self._half is None and pause is not None and len(whole) > step:
@@ -229,13 +241,34 @@ class Deflate:
                 break
         if len(whole) > limit:
             raise MessageTooBig(TOO_BIG)
-        return bytes(whole)
+        message = bytes(whole)
+        if self._recalls:
+            self._remember(message)
+        return message
+
+    def _remember(self, message: bytes) -> None:
+        """Keep what the peer may refer to, for `release_idle`: zlib does not give it away."""
+        self._quiet = False
+        recent, window = self._recent, self._recalls
+        recent += message[-window:]
+        if len(recent) > window + window // 4:
+            del recent[:-window]
+
+    def _ready(self) -> None:
+        """Make the inflater, with the window as it was."""
+        if not self._window:
+            self._inflater = zlib.decompressobj(-self._peer_bits)
+            return
+        window = zlib.decompress(self._window)
+        self._inflater = zlib.decompressobj(-self._peer_bits, window)
+        self._window, self._recent = b"", bytearray(window)
 
     def _begin(self, data: bytes, limit: int, final: bool) -> bytes | Half:
         """Return all, if it is no more than `limit` bytes, or else as many and the steps to the rest."""
+        if self._inflater is None:
+            self._ready()
         inflater = self._inflater
-        if inflater is None:
-            inflater = self._inflater = zlib.decompressobj(-self._peer_bits)
+        assert inflater is not None
         data = data + _TAIL if final else data
         try:
             # "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."  (7.2.2)
@@ -251,6 +284,8 @@ class Deflate:
 
     def look(self, data: bytes, final: bool) -> Iterator[bytes]:
         """Inflate the next fragment of a message step by step, to judge it: nothing of it is kept here."""
+        if self._inflater is None:
+            self._ready()
         return self._steps(data + _TAIL if final else data, 0, final)
 
     def _steps(self, data: bytes, at: int, final: bool) -> Iterator[bytes]:
@@ -289,6 +324,8 @@ class Deflate:
 
     def mark(self) -> Any:
         """Return the state of the inflater, for `rewind()`."""
+        if self._window:
+            self._ready()
         return self._inflater and self._inflater.copy()
 
     def rewind(self, mark: Any) -> None:
@@ -310,14 +347,33 @@ class Deflate:
         return self._key if size < APART else self._large_key
 
     def release(self) -> None:
-        """Drop the deflater; legal between any two messages.  (When the inflater may go is the peer's to say.)"""
+        """Drop the deflater; legal between any two messages."""
         self._deflater = None
 
-    def release_idle(self) -> None:
-        """Drop the deflater if nothing was deflated since the last call: for a timer."""
+    def release_idle(self, between: bool = True) -> bool:
+        """Drop what was not used since the last call, for a timer; tell whether that was anything.
+
+        The peer may go on to refer to its window, so that is kept of the inflater, packed, if it is a small one (larger
+        inflaters stay).  `between`: no message is
+        half inflated.
+        """
+        held = self._deflater, self._inflater
         if self._idle:
             self._deflater = None
-        self._idle = True
+        if self._quiet and between and self._recalls and self._inflater is not None and self._half is None:
+            self._pack(self._inflater)
+        self._idle = self._quiet = True
+        return held != (self._deflater, self._inflater)
+
+    def _pack(self, inflater: zlib._Decompress) -> None:
+        # What a peer sends may end in the middle of a block; then only this inflater can go on.  A last, empty block is
+        # one to an inflater that waits for a block, and a few bytes more to any other.
+        trial = inflater.copy()
+        with contextlib.suppress(zlib.error):
+            trial.decompress(b"\x03\x00")
+        if trial.eof and not inflater.eof:
+            self._window = zlib.compress(self._recent[-self._recalls :], 1)
+            self._inflater, self._recent = None, bytearray()
 
 
 # The values that each parameter may have, and what they mean.  (7.1)

@@ -38,6 +38,7 @@ from gws.frame import (
     slack,
 )
 from gws.goodbye import CLOSED, CLOSING, CONNECTING, NOTHING, OPEN, Goodbye
+from gws.heap import trim_soon
 from gws.limits import Limits
 from gws.message import Fragments, Message, Packed, encode_message
 from gws.stream import Stream
@@ -375,8 +376,8 @@ class WebSocket(Goodbye):
 
     def probe(self) -> None:
         """Send a keepalive Ping; never blocks."""
-        if self.deflate is not None:
-            self.deflate.release_idle()
+        if self.deflate is not None and self.deflate.release_idle(self._fragments is None):
+            trim_soon()
         if self.state == OPEN:
             self._probed = os.urandom(4), monotonic()
             with contextlib.suppress(OSError):

@@ -825,3 +825,63 @@ def test_a_limit_holds_for_what_comes_in_steps(size):
     assert ends()[0].inflate(payload, size, True) == bytes(size)
     with pytest.raises(MessageTooBig):
         ends()[0].inflate(payload, size - 1, True)
+
+
+SMALL_WINDOW = Parameters(client_max_window_bits=12)
+
+
+def test_the_inflater_of_an_idle_connection_is_packed():
+    server, client = ends(SMALL_WINDOW)
+    context = zlib.compressobj(6, zlib.DEFLATED, -12)
+    for round_ in range(4):
+        for number in range(20):
+            message = b"message %d of %d, which refers to those before. " % (number, round_) * (number + 1)
+            payload = (context.compress(message) + context.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            assert inflated(server, payload) == message
+        assert not server.release_idle()
+        assert server._inflater is not None
+        assert server.release_idle()
+        assert server._inflater is None
+        assert len(server._window) < 500
+        assert not server.release_idle()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "payload"),
+    [
+        (Parameters(), raw(b"its window is large")[:-4]),
+        (Parameters(client_no_context_takeover=True), raw(b"it has none")[:-4]),
+        (SMALL_WINDOW, b"\x00\x0a\x00\xf5\xffabc"),  # a stored block of 10 bytes, 3 of them here
+    ],
+)
+def test_an_inflater_that_cannot_be_packed_goes_on(parameters, payload):
+    server, twin = ends(parameters)[0], ends(parameters)[0]
+    for deflate in (server, twin):
+        with contextlib.suppress(InvalidPayload):
+            deflate.inflate(payload, MIB, True)
+    server.release_idle()
+    assert not server.release_idle()
+    following = raw(b"what follows")[:-4]
+    outcomes = []
+    for deflate in (server, twin):
+        try:
+            outcomes.append(inflated(deflate, following))
+        except InvalidPayload as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_inflater_in_the_middle_of_a_message_stays():
+    server = ends(SMALL_WINDOW)[0]
+    payload = raw(b"in two fragments, " * 100)[:-4]
+    first = server.inflate(payload[:10], MIB, False)
+    server.release_idle()
+    assert not server.release_idle(between=False)
+    assert first + server.inflate(payload[10:], MIB, True) == b"in two fragments, " * 100
+
+
+def test_what_a_window_recalls_is_bounded():
+    server, client = ends(SMALL_WINDOW)
+    for size in (0, 1, 100, 5000, 100_000) * 20:
+        inflated(server, client.deflate(bytes(size)))
+        assert len(server._recent) <= 5 * 1024
