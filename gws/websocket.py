@@ -243,7 +243,7 @@ class WebSocket(Goodbye):
         assert self.deflate is not None  # or RSV1 would not have passed the stream
         limit, stream = self._limits.max_message, self.stream
         data = self.deflate.inflate(
-            payload, limit, True, lambda: stream.pause(first, payload), 8 * LARGE if stream.trusted else LARGE
+            payload, limit, True, lambda: stream.pause(first, payload), 4 * LARGE if stream.trusted else LARGE
         )
         return decode(data) if first & 0x0F == TEXT else data
 
