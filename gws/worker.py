@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -56,11 +57,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def setup(cls) -> None:
         """Let an app that asks whether there is gevent-websocket, as python-engineio does, find gws.
 
-        gunicorn calls this when it has found the class, before it loads the app, wherever it does that.
+        simple_websocket is gws even where the real one is installed, as it is with flask-sock: that would shake hands
+        on its own, on a socket that is a connection's already.   gunicorn calls this when it has found the class,
+        before it loads the app, wherever it does that.
         """
         drop_in = importlib.import_module("gws.drop_in")  # by its name, since it stands above us
         if not drop_in.installed():
             drop_in.install("geventwebsocket")
+        if "simple_websocket" not in sys.modules:
+            drop_in.prefer("simple_websocket")
 
     @classmethod
     def with_options(cls, **options: Any) -> type[Worker]:

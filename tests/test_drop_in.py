@@ -147,6 +147,22 @@ def test_force_comes_too_late_for_what_is_imported(real):
     assert drop_in.install("geventwebsocket", force=True) == ("geventwebsocket",)
 
 
+def test_one_name_is_preferred_to_the_real_package(real):
+    real("gevent_ws")
+    real("simple_websocket")
+    drop_in.install()
+    drop_in.prefer("simple_websocket")
+    drop_in.prefer("simple_websocket")
+    assert importlib.import_module("simple_websocket").__name__ == "gws.drop_in.simple_websocket"
+    assert importlib.import_module("gevent_ws").REAL
+    assert importlib.util.find_spec("geventwebsocket") is not None
+    assert sorted(drop_in.installed()) == sorted(drop_in.NAMES)
+    drop_in.uninstall()
+    assert drop_in.installed() == ()
+    with pytest.raises(ValueError, match="no stand-in for websockets"):
+        drop_in.prefer("websockets")
+
+
 def test_some_of_the_names(real):
     assert drop_in.install("gevent_ws") == ("gevent_ws",) == drop_in.installed()
     importlib.import_module("gevent_ws")

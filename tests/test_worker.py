@@ -300,3 +300,17 @@ def test_options_are_the_worker_classs_own(gunicorn):
     client = server.connect("/", protocols=["mine"])
     assert client.fd.protocol == "mine"
     client.close()
+
+
+def test_flask_sock_works_though_simple_websocket_is_installed(gunicorn):
+    pytest.importorskip("flask_sock")
+    server = gunicorn("--chdir", HERE / "older", app="echo_flask_sock:app")
+    client = server.connect("/echo?name=x")
+    assert client.read() == "gws.drop_in.simple_websocket.ws gevent None x"
+    client.write("hello")
+    assert client.read() == "hello"
+    server.signal("SIGTERM")
+    with pytest.raises(ConnectionClosed) as end:
+        client.read()
+    assert (end.value.code, end.value.__cause__) == (1001, None)
+    assert server.ended() == 0

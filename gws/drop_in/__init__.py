@@ -22,7 +22,7 @@ from typing import Any
 
 from gws.limits import Limits
 
-__all__ = ["NAMES", "install", "installed", "options", "really_there", "uninstall"]
+__all__ = ["NAMES", "install", "installed", "options", "prefer", "really_there", "uninstall"]
 
 #: The names that lead here.
 NAMES = ("geventwebsocket", "gevent_ws", "simple_websocket")
@@ -56,6 +56,16 @@ def install(
     return wanted if force else tuple(name for name in wanted if not really_there(name))
 
 
+def prefer(name: str) -> None:
+    """Let one more name lead here, also where the real package is installed; what was installed before stays so.
+
+    For a server under which the real one cannot work.   ValueError if we stand in for no such package.
+    """
+    first = sys.meta_path[0]
+    if not (isinstance(first, _Finder) and name in first.names):
+        sys.meta_path.insert(0, _Finder(_checked((name,))))
+
+
 def uninstall() -> None:
     """Take the names away again; who has imported something under them keeps it."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
@@ -67,7 +77,8 @@ def uninstall() -> None:
 
 def installed() -> tuple[str, ...]:
     """Return the names that may lead here."""
-    return next((finder.names for finder in sys.meta_path if isinstance(finder, _Finder)), ())
+    found = [name for finder in sys.meta_path if isinstance(finder, _Finder) for name in finder.names]
+    return tuple(dict.fromkeys(found))
 
 
 def really_there(name: str) -> bool:
