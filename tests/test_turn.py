@@ -13,7 +13,7 @@ from time import monotonic, thread_time
 import gevent
 import pytest
 from by_hand import deflated
-from conftest import turns, until
+from conftest import poll, turns, until
 from gevent import get_hub
 from hostile import DEFLATE, MIB, attacked, wire
 
@@ -257,7 +257,7 @@ def test_a_large_message_waits_for_the_others_and_is_not_lost(raw, crowd, frames
     until(lambda: served)
     feeder = gevent.spawn(peer.say, *frames)
     while not got:  # in each turn of the loop, whatever it waits for
-        turns(1)
+        poll()
         if fd.stream.reading and not reader.dead:
             reader.kill(Interrupted, block=False)
     assert got == [TEXT_OF_100_KIB.decode()]
