@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields
 from time import monotonic
@@ -31,6 +30,7 @@ from gws.errors import ConnectionClosed, HandshakeError
 from gws.events import Events
 from gws.frame import encode_close
 from gws.keepalive import keepalive
+from gws.kept import Kept
 from gws.message import Message
 from gws.url import Target
 from gws.websocket import WebSocket
@@ -87,9 +87,7 @@ class Client:
         self.options = Options()
         self._target: Target | None = None
         self._running: gevent.Greenlet[..., Any] | None = None
-        self._kept: deque[Message] = deque()  # messages for read()
-        self._news = Event()  # set when there is something to read, or nothing any more
-        self._room = Event()  # set when there is room for more
+        self._kept = Kept(_KEPT)  # messages for read()
         self._dialing: greenlet | None = None  # who is connecting
         self._over = Event()  # set by close(), and once nobody reads any more
 
@@ -130,7 +128,9 @@ class Client:
         assert self._target is not None
         self._dialing = getcurrent()
         try:
-            return dial(self._target, self.options, self._ear)
+            fd = dial(self._target, self.options, self._ear)
+            fd.hold = self._kept.await_answers
+            return fd
         finally:
             self._dialing = None
 
@@ -156,7 +156,7 @@ class Client:
                     return
         finally:
             self._over.set()
-            self._news.set()
+            self._kept.wake()
 
     def _redial(self, pauses: Iterator[float]) -> bool:
         """Connect anew, however long that takes; or return False once close() was called."""
@@ -191,7 +191,7 @@ class Client:
             while True:
                 message = fd.read()
                 if not table["message"]:
-                    self._keep(fd, message)
+                    self._kept.put(message, fd.ended)
                 for callback in table["message"]:
                     callback(message)
                 del message  # it is not to live for as long as the next one takes to come
@@ -205,31 +205,22 @@ class Client:
             self._ear.tell("error", wrong)
         fd.close(1011, "the client has failed")  # unless it is over
 
-    def _keep(self, fd: WebSocket, message: Message) -> None:
-        """Keep a message for `read()`, and read no further while there are enough."""
-        self._kept.append(message)
-        self._news.set()
-        while len(self._kept) >= _KEPT and not fd.closed:
-            self._room.clear()
-            gevent.wait([self._room, fd.ended], count=1)
-
     # ------------------------------------------------------------------------------------- talking
 
     def read(self) -> Message:
         """Return the next message.   Blocks.   Raises ConnectionClosed after the end."""
         if self._events.table["message"]:
             raise RuntimeError("the messages go to the 'message' handler; read() is for clients without one")
-        fd = self._connected()
-        while not self._kept:
+        fd, kept = self._connected(), self._kept
+        kept.ask()
+        while not kept:
             if getcurrent() is self._running:  # the `open` handler reads for itself, as a server's `connection` may
                 return fd.read()
             if self._over.is_set() and fd.closed:
                 raise fd.over()
-            self._news.clear()
-            self._news.wait()
+            kept.wait()
             fd = self._connected()
-        self._room.set()
-        return self._kept.popleft()
+        return kept.take()
 
     def write(self, message: Message | bytearray | memoryview) -> None:
         """Send one message.   Blocks while the server is too slow.   Raises ConnectionClosed after the end."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gevent
@@ -35,7 +36,7 @@ NOTHING = (1006, "")  # what we have given the peer before our Close
 class Goodbye:
     """A connection, as far as its end goes.   Any greenlet may close it."""
 
-    __slots__ = ("_end_known", "_ended", "_given", "_limits", "server", "state", "stream")
+    __slots__ = ("_end_known", "_ended", "_given", "_limits", "hold", "server", "state", "stream")
 
     def __init__(self, stream: Stream, limits: Limits, server: bool):
         self.stream = stream
@@ -43,6 +44,8 @@ class Goodbye:
         self.state = CONNECTING
         self._limits = limits
         self._given = NOTHING
+        #: called before the connection is failed: messages that were read ahead can be answered first.   Blocks.
+        self.hold: Callable[[], None] | None = None
         self._end_known: tuple[int, str, BaseException | None] | None = None
         self._ended: Event | None = None
 
@@ -164,11 +167,18 @@ class Goodbye:
 
     def _fail(self, error: ProtocolError) -> None:
         """_Fail the WebSocket Connection_ (section 7.1.7): tell the peer why, and listen to it no longer."""
+        if self._end_known is not None:  # somebody else does that already
+            self.ended.wait(self._limits.close_timeout)
+            return
         code, reason = (error.code, str(error)) if self._given is NOTHING else self._given
         self._end_known = (code, reason, bare(error))
         self._forget_message()
         try:
             with _at_most(self._limits.close_timeout):
+                if self.hold is not None and self.state == OPEN:
+                    self.hold()
+                if self.state == CLOSED:
+                    return
                 self._say_goodbye(code, reason, encode_close(error.code, str(error)[:120]))
                 self.stream.drain()
                 self.stream.shutdown()

@@ -994,6 +994,54 @@ class TestReading:
         gevent.joinall(readers)
         assert sorted(message for reader in readers for message in reader.get()) == list("0123456789")
 
+    @pytest.mark.parametrize(
+        "bad", [b"\x83\x00", b"\xc1\x00", b"\x81\x01\xff", b"\x80\x00"], ids=["opcode", "rsv", "utf8", "order"]
+    )
+    def test_what_was_sound_is_answered_before_the_connection_is_failed(self, host, client, bad):
+        seen = []
+
+        def handle(host):
+            host.accept(encode(b"1", TEXT) + encode(b"2", TEXT) + bad)
+            seen.extend(host.frame() for _ in range(3))
+            host.rest()
+
+        it = client().connect("127.0.0.1", host(handle))
+        with pytest.raises(ConnectionClosed, match=r"100[27]"):
+            for message in it:
+                it.write(message)
+        assert seen[:2] == [(TEXT, b"1"), (TEXT, b"2")]
+        assert seen[2][0] == CLOSE
+
+    @pytest.mark.parametrize("taken", [0, 1, 2])
+    def test_who_does_not_ask_for_more_is_not_waited_for_for_long(self, host, client, taken, monkeypatch):
+        monkeypatch.setattr("gws.kept._PATIENCE", 0.05)
+        seen = []
+
+        def handle(host):
+            host.accept(encode(b"1", TEXT) + encode(b"2", TEXT) + b"\x83\x00")
+            seen.append(host.frame()[0])
+            host.rest()
+
+        it = client().connect("127.0.0.1", host(handle))
+        assert [it.read() for _ in range(taken)] == ["1", "2"][:taken]
+        it.join()
+        assert seen == [CLOSE]
+        assert it.fd.code == 1002
+
+    def test_who_closes_meanwhile_says_so(self, host, client):
+        seen = []
+
+        def handle(host):
+            host.accept(encode(b"1", TEXT) + b"\x83\x00")
+            seen.append(host.frame())
+            host.rest()
+
+        it = client().connect("127.0.0.1", host(handle))
+        assert it.read() == "1"
+        until(lambda: it.fd._end_known is not None)
+        it.close(1000, "enough")
+        assert seen == [(CLOSE, encode_close(1000, "enough"))]
+
     def test_sixteen_are_kept(self, host, client):
         sent = [str(number) for number in range(40)]
         it = client().connect("127.0.0.1", host(greet(*sent)))

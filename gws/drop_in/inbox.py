@@ -6,14 +6,13 @@ It reads ahead within bounds: beyond them TCP holds the peer back.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.event import Event
 
 from gws.errors import ConnectionClosed
+from gws.kept import Kept
 from gws.message import Message
 from gws.websocket import WebSocket
 
@@ -26,7 +25,7 @@ _BYTES = 1024 * 1024  # bytes (or characters) with which no more is read
 class Inbox:
     """Reads `fd` from now on, and keeps what comes until it is asked for.   `ended`, if given, is called in the end."""
 
-    __slots__ = ("_end", "_kept", "_news", "_room", "_size", "over")
+    __slots__ = ("_end", "_kept", "over")
 
     def __init__(
         self,
@@ -34,12 +33,10 @@ class Inbox:
         read: Callable[[Any], Message] = WebSocket.read,
         ended: Callable[[], None] | None = None,
     ):
-        self._kept: deque[Message] = deque()
-        self._size = 0
-        self._news = Event()  # set when there is something to take, or nothing any more
-        self._room = Event()  # set when there is room for more
+        self._kept = Kept(_MESSAGES, _BYTES)
         self.over = False  #: whether nothing comes any more
         self._end: tuple[int, str, BaseException | None] = (1006, "", None)
+        fd.hold = self._kept.await_answers
         gevent.spawn(self._read, fd, read, ended)  # and nothing of the connection here, which may hold us
 
     def __len__(self) -> int:
@@ -47,33 +44,25 @@ class Inbox:
 
     def take(self, timeout: float | None = None) -> Message:
         """Return the next message.   Blocks.   TimeoutError after `timeout` seconds; ConnectionClosed."""
-        while not self._kept:
+        kept = self._kept
+        kept.ask()
+        while not kept:
             if self.over:
                 code, reason, cause = self._end
                 raise ConnectionClosed(code, reason) from cause
-            self._news.clear()
-            if not self._news.wait(timeout):
+            if not kept.wait(timeout):
                 raise TimeoutError
-        message = self._kept.popleft()
-        self._size -= len(message)
-        self._room.set()
-        return message
+        return kept.take()
 
     def _read(self, fd: WebSocket, read: Callable[[Any], Message], ended: Callable[[], None] | None) -> None:
         try:
             while True:
-                message = read(fd)
-                self._kept.append(message)
-                self._size += len(message)
-                self._news.set()
-                while (len(self._kept) >= _MESSAGES or self._size >= _BYTES) and not fd.closed:
-                    self._room.clear()
-                    gevent.wait([self._room, fd.ended], count=1)
+                self._kept.put(read(fd), fd.ended)
         except ConnectionClosed:
             pass
         finally:
             self._end = fd._end_known or self._end
             self.over = True
-            self._news.set()
+            self._kept.wake()
             if ended is not None:
                 ended()

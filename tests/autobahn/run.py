@@ -32,6 +32,7 @@ from suite import ROOT, CannotRun, NoSuite
 HERE = Path(__file__).resolve().parent
 FRONTS = ("nginx", "haproxy")
 EXPECTED = json.loads((HERE / "expected.json").read_text())
+EXPECTED["reader"] = EXPECTED["client"]
 AGENT = "gws"
 STREAMS = ("compiled", "plain")
 
@@ -49,7 +50,7 @@ def main():
         wstest = suite.find()
         for stream in STREAMS if options.stream == "both" else [options.stream]:
             environment = environment_for(stream)
-            for role in ROLES if options.role == "both" else [options.role]:
+            for role in ("server", "client") if options.role == "both" else [options.role]:
                 results = run(wstest, stream, role, environment, options)
                 total, changed = total + results[0], changed + results[1]
     except (NoSuite, CannotRun) as error:
@@ -65,14 +66,16 @@ def parse_arguments():
     parser.add_argument("cases", nargs="*", help="patterns of cases, such as 9.3.1 or '12.*'; by default all 517")
     parser.add_argument("--quick", action="store_true", help="all of 1 to 7, 9 and 10, and a spread of 12 and 13")
     parser.add_argument("--stream", choices=[*STREAMS, "both"], default="both", help="which stream (both)")
-    parser.add_argument("--role", choices=[*ROLES, "both"], default="both", help="what gws is (both)")
+    parser.add_argument(
+        "--role", choices=[*ROLES, "both"], default="both", help="what gws is (both); reader: a client that loops"
+    )
     parser.add_argument(
         "--through", choices=FRONTS, help="wss to this proxy, before our server; by default cases 1 to 7"
     )
     parser.add_argument("--reports", type=Path, default=ROOT / "reports/autobahn", help="the folder for its reports")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one role on one stream (3600)")
     options = parser.parse_args()
-    if options.through and options.role == "client":
+    if options.through and options.role not in ("server", "both"):
         parser.error("a proxy is before servers")
     options.role = "server" if options.through else options.role
     patterns = options.cases + QUICK * options.quick or ["[1-7].*" if options.through else "*"]
@@ -174,7 +177,13 @@ def run_client(wstest, outdir, cases, peer, options):
     return client.returncode
 
 
-ROLES = {"server": run_server, "client": run_client}
+def run_reader(wstest, outdir, cases, peer, options):
+    """Do so with a client that reads in a loop."""
+    peer["env"] = {**peer["env"], "AUTOBAHN_READER": "1"}
+    return run_client(wstest, outdir, cases, peer, options)
+
+
+ROLES = {"server": run_server, "client": run_client, "reader": run_reader}
 
 
 def wait(process, timeout):
