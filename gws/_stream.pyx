@@ -28,6 +28,7 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.limits cimport LLONG_MAX
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, clockid_t, timespec
@@ -443,6 +444,7 @@ cdef class Stream:
     cdef long long _warned
     cdef readonly long long pending, received, sent, messages_received, messages_sent, unanswered
     cdef public int rsv
+    cdef public long long bound                # see write_frame
     cdef public object warn
 
     def __init__(self, sock, *, bint masked):
@@ -454,6 +456,7 @@ cdef class Stream:
         self._hub = get_hub()
         self._thread = PyThread_get_thread_ident()
         self._turn = turn_of(self._hub)
+        self.bound = LLONG_MAX
 
     def __dealloc__(self):
         if self._turn is not None and self._turn.running == <void *>self:
@@ -965,7 +968,8 @@ cdef class Stream:
     def write_frame(self, int first, payload):
         """Write one frame, masked if we are the client.   Blocks while the peer is too slow.
 
-        `payload` is bytes, or str: its UTF-8.
+        `payload` is bytes, or str: its UTF-8.  Where more than `bound` bytes wait already, a data frame is not taken:
+        BufferError.
         """
         cdef const char *data
         cdef Py_ssize_t size
@@ -974,6 +978,8 @@ cdef class Stream:
         cdef int head
         self._check()
         self._check_writable()
+        if self.pending > self.bound and not first & 0x08:
+            raise BufferError(f"{self.pending} bytes are waiting already")
         if type(payload) is str:
             if PyUnicode_IS_COMPACT_ASCII(payload):    # its own bytes are its UTF-8
                 data = PyUnicode_AsUTF8AndSize(payload, &size)
@@ -1069,11 +1075,11 @@ cdef class Stream:
         if not self._blocked:
             self._flush()
 
-    def drain(self):
-        """Wait until the kernel has taken everything.   Blocks."""
+    def drain(self, long long left=0):
+        """Wait until the kernel has taken everything that is there now, but for `left` bytes.   Blocks."""
         self.flush()
-        if self.pending:
-            self._wait_written(self.sent + self.pending)
+        if self.pending > left:
+            self._wait_written(self.sent + self.pending - left)
 
     cdef int _check_writable(self) except -1:
         if self._closed or self._error is not None:

@@ -7,6 +7,7 @@ the connection ends.
 from __future__ import annotations
 
 import ssl
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,7 @@ class Outbox:
         "_warned",
         "_write_watcher",
         "_writers",
+        "bound",
         "pending",
         "sent",
         "warn",
@@ -67,6 +69,7 @@ class Outbox:
         self._error: OSError | None = None
         self._closed = False
         self.pending = 0
+        self.bound = sys.maxsize  # pending bytes beyond which no data frame is taken
         self.warn: Callable[[int], None] | None = None
 
     def write(self, data: bytes) -> None:
@@ -89,11 +92,11 @@ class Outbox:
         self._check()
         self._push()
 
-    def drain(self) -> None:
-        """Wait until the kernel has taken everything.   Blocks."""
+    def drain(self, left: int = 0) -> None:
+        """Wait until the kernel has taken everything that is there now, but for `left` bytes.   Blocks."""
         self.flush()
-        if self.pending:
-            self._wait_written(self.sent + self.pending)
+        if self.pending > left:
+            self._wait_written(self.sent + self.pending - left)
 
     def _push(self) -> None:
         if self._write_watcher is None or not self._write_watcher.active:

@@ -393,9 +393,12 @@ class Stream(Outbox):
     def write_frame(self, first: int, payload: bytes | str) -> None:
         """Write one frame, masked if we are the client.   Blocks while the peer is too slow.
 
-        `payload` is bytes, or str: its UTF-8.
+        `payload` is bytes, or str: its UTF-8.  Where more than `bound` bytes wait already, a data frame is not taken:
+        BufferError.
         """
         self._check()
+        if self.pending > self.bound and not first & 0x08:
+            raise BufferError(f"{self.pending} bytes are waiting already")
         if isinstance(payload, str):
             payload = payload.encode()
         if self._masked:

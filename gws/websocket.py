@@ -64,6 +64,7 @@ __all__ = [
 log = logging.getLogger("gws")
 
 _WHOLE_TEXT = FIN | TEXT
+_LITTLE = 64 * 1024  # bytes
 _QUIET = (1000, 1001, 1005)  # the codes after which an iteration just ends
 
 
@@ -170,6 +171,7 @@ class WebSocket(Goodbye):
         if self.deflate is not None:
             self.stream.rsv = RSV1
         self.state = OPEN
+        self.stream.bound = self._limits.max_pending
         self.stream.warn = self._warn
 
     # -------------------------------------------------------------------------------------------- reading
@@ -299,6 +301,7 @@ class WebSocket(Goodbye):
     def write(self, message: Message | bytearray | memoryview) -> None:
         """Send one message: str as text, bytes-like as binary.   Blocks while the peer is too slow.
 
+        Where more than `max_pending` bytes of others wait already it is not even queued: a Timeout then leaves nothing.
         Raises TypeError for anything else than a message, ConnectionClosed after the end.
         """
         if type(message) is not str or self.deflate is not None:
@@ -313,10 +316,19 @@ class WebSocket(Goodbye):
             self.stream.write_frame(first, payload)
         except BrokenPipeError as error:
             self._broken(error)
+        except BufferError:
+            self._write_later(message)
         except BaseException:
             if self.deflate is not None:
                 self.deflate.release()  # if it was not sent (in another thread, say), nothing may refer to it
             raise
+
+    def _write_later(self, message: Message | bytearray | memoryview) -> None:
+        """Write when there is room: however many greenlets write, they queue little more than `max_pending` bytes."""
+        if self.deflate is not None:
+            self.deflate.release()  # what it made of the message was not sent
+        self.stream.drain(left=_LITTLE)
+        self.write(message)
 
     def ping(self, payload: Message = b"") -> None:
         """Send a Ping of at most 125 bytes; its answer comes to `on("pong")`.   Blocks while the peer is too slow."""

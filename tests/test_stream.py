@@ -1509,7 +1509,7 @@ def test_both_show_the_same_face() -> None:
     writes = {"write", "write_frame", "post", "flush", "drain"}
     ends, tells = (
         {"shutdown", "linger", "close"},
-        {"pending", "received", "sent", "reading", "unread", "trusted", "warn", "rsv"},
+        {"pending", "received", "sent", "reading", "unread", "trusted", "warn", "rsv", "bound"},
     )
     counts = {"messages_received", "messages_sent", "unanswered", "buffered", "fileno"}
     assert public == reads | writes | ends | tells | counts

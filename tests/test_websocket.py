@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -952,3 +953,45 @@ def test_a_peer_that_sends_but_does_not_read_is_cut(raw: Any, kept: Any, greenle
     kept(fd)
     assert isinstance(writing.get(), ConnectionClosed)
     assert fd.code == 1011
+
+
+@pytest.mark.parametrize("deflate", [None, Parameters()], ids=["plain", "deflate"])
+def test_however_many_write_to_a_slow_peer_little_more_than_max_pending_waits(
+    raw: Any, greenlets: Any, deflate: Any
+) -> None:
+    fd, peer = raw(deflate=deflate, max_pending=1_000_000)
+    messages = [bytes([number]) + os.urandom(100_000) for number in range(40)]
+    writers = [greenlets(fd.write, message) for message in messages]
+    turns()
+    assert 1_000_000 < fd.pending < 1_000_000 + 110_000
+    assert sum(writer.ready() for writer in writers) < 5  # those whose messages the kernel has taken
+    inflate = zlib.decompressobj(-15)
+    for message in messages:  # and it all comes, in order
+        first, payload = peer.hear()
+        assert first == FIN | BINARY | (RSV1 if deflate else 0)
+        assert (inflate.decompress(payload + b"\0\0\xff\xff") if deflate else payload) == message
+    gevent.joinall(writers, raise_error=True)
+
+
+def test_a_timeout_before_a_message_was_queued_leaves_nothing(raw: Any, greenlets: Any) -> None:
+    fd, peer = raw(max_pending=1_000_000)
+    large = bytes(2_000_000)
+    writer = greenlets(fd.write, large)
+    turns()
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
+        fd.write("nobody hears this")
+    assert peer.hear() == (FIN | BINARY, large)
+    writer.get()
+    fd.write("this is heard")
+    assert peer.hear() == (FIN | TEXT, b"this is heard")
+
+
+def test_who_waits_to_write_hears_of_the_end(raw: Any, greenlets: Any) -> None:
+    fd, _ = raw(max_pending=1_000_000)
+    greenlets(outcome, fd.write, bytes(2_000_000))
+    turns()
+    waiting = greenlets(outcome, fd.write, "x")
+    turns()
+    assert not waiting.ready()
+    fd.cut(1001, "enough")
+    assert isinstance(waiting.get(), ConnectionClosed)
