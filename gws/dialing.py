@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from gws import deflate, handshake, http, proxy, sockethelper
+from gws import deflate, handshake, http, parameters, proxy, sockethelper
 from gws.errors import HandshakeError
 from gws.limits import Limits
 from gws.stream import Stream
@@ -117,7 +117,7 @@ def _shake_hands(stream: Stream, target: Target, headers: Pairs, options: Option
         key=key,
         secure=target.secure,
         protocols=options.protocols,
-        extensions=deflate.offer(options.compression) if options.compression else None,
+        extensions=parameters.offer(options.compression) if options.compression else None,
         origin=options.origin,
         headers=target.credentials + headers,
     )
@@ -125,7 +125,7 @@ def _shake_hands(stream: Stream, target: Target, headers: Pairs, options: Option
     response = _read_response(stream, options.max_header)
     fd = WebSocket(stream, owner, options, server=False, addr=(target.host, target.port))
     fd.protocol = handshake.check_response(response, key, options.protocols)
-    agreed = deflate.accepted(_extensions(response), options.compression)
+    agreed = parameters.accepted(_extensions(response), options.compression)
     if agreed is not None and options.compression is not None:
         fd.deflate = deflate.Deflate(agreed, options.compression, server=False)
     fd.opened()
@@ -157,7 +157,7 @@ def _read_final(stream: Stream, max_header: int) -> http.Response:
     raise HandshakeError(0, f"more than {_MAX_INTERIM} interim responses")
 
 
-def _extensions(response: http.Response) -> list[deflate.Extension]:
+def _extensions(response: http.Response) -> list[parameters.Extension]:
     try:
         return list(handshake.extensions(response.headers))
     except HandshakeError as error:

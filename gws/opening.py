@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import gevent
 
-from gws import deflate, handshake, http, sockethelper
+from gws import deflate, handshake, http, parameters, sockethelper
 from gws.errors import HandshakeError
 from gws.events import Events
 from gws.limits import Limits
@@ -103,11 +103,11 @@ def _agree_on_compression(
     """Choose among the extensions that the client offers: compression is the one we know."""
     if compression is None or "Sec-WebSocket-Extensions" not in request.headers:
         return None, None
-    agreed = deflate.accept(handshake.extensions(request.headers), compression)
+    agreed = parameters.accept(handshake.extensions(request.headers), compression)
     if agreed is None:
         return None, None
-    answer, parameters = agreed
-    return answer, deflate.Deflate(parameters, compression, server=True)
+    answer, terms = agreed
+    return answer, deflate.Deflate(terms, compression, server=True)
 
 
 class Opening:

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gws import deflate as room
-from gws.deflate import NAME, Compression, Deflate, Parameters, accept, accepted, deflate_once, offer
+from gws.deflate import Compression, Deflate, Parameters, deflate_once
 from gws.errors import HandshakeError, InvalidPayload, MessageTooBig
+from gws.parameters import NAME, accept, accepted, offer
 
 TAIL = b"\x00\x00\xff\xff"
 MIB = 1 << 20

@@ -17,9 +17,10 @@ from websockets.exceptions import InvalidHeaderFormat, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.headers import parse_extension
 
-from gws.deflate import NAME, Compression, Deflate, accept, accepted, offer
+from gws.deflate import Compression, Deflate
 from gws.errors import HandshakeError
 from gws.handshake import Headers, extensions
+from gws.parameters import NAME, accept, accepted, offer
 
 __all__ = ["CASES", "check"]
 
