@@ -4,7 +4,8 @@
     skynet.call(gate, "open", {"address": "127.0.0.1", "port": 8888, "watchdog": watchdog})
 
 Its watchdog is told `socket_open(fd, addr)`, `socket_data(fd, msg)`, `socket_warning(fd, size)`,
-`socket_error(fd, err)` and `socket_close(fd, code, reason)`; an agent gets its clients' messages: `message(fd, msg)`.
+`socket_error(fd, err)` and `socket_close(fd, code, reason)`; an agent gets its clients' messages: `message(fd, msg)`,
+or `socket_data(fd, msg)` if it has no such command.
 Does not know frames, nor what is done with a message.
 Contract with `reading` below: one greenlet reads a connection at a time, in the name of the service that gets it.
 Contract with `lookout` below: until somebody gets it, it is not read at all, and yet its end is heard of.
@@ -80,15 +81,18 @@ class Gate:
     def forward(self, fd: WebSocket, agent: str | None = None) -> None:
         """Let the service `agent` have what comes: its `message(fd, msg)` is called; by default, the caller's.
 
+        If it has no `message`, it is `socket_data(fd, msg)`, as with a watchdog.
         Messages are handled one after the other: the next is read when the command has returned, or by itself, with
         `fd.read()`, once it has done with this one; `skynet.fork()` is for what takes long.   If another agent has the
         connection, nothing is lost: the new one begins when the message at hand is done (if the old agent ends
         meanwhile, within `close_timeout`).
         An agent that ends takes its connections with it, 1011.
-        ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has no `message`.
+        ConnectionClosed if the connection is gone, ServiceExited if the agent is, CallFailed if it has neither.
         """
-        client = self._client(fd)
-        self._give(client, skynet.find(_named(agent), "message"), "message")
+        client, agent = self._client(fd), _named(agent)
+        commands = skynet.find(agent).commands
+        command = "socket_data" if "message" not in commands and "socket_data" in commands else "message"
+        self._give(client, skynet.find(agent, command), command)
 
     def accept(self, fd: WebSocket) -> None:
         """Let the watchdog have what comes, as `socket_data(fd, msg)`; also what an agent has had so far."""

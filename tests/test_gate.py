@@ -565,6 +565,23 @@ def test_an_agent_is_followed_while_it_reads(gate, connect):
     assert len(lines) == 2
 
 
+def test_an_agent_may_speak_as_a_watchdog_does(gate, connect):
+    class SpeaksSo:
+        def socket_data(self, fd, msg):
+            fd.write(f"heard {msg}")
+
+    class SpeaksBoth(SpeaksSo):
+        def message(self, fd, msg):
+            fd.write(f"got {msg}")
+
+    watchdog, address = gate()
+    client, fd = connect(watchdog)
+    for agent, answer in ((SpeaksSo, "heard it"), (SpeaksBoth, "got it")):
+        skynet.call(address, "forward", fd, skynet.newservice(agent))
+        client.write("it")
+        assert client.read() == answer
+
+
 def test_an_agent_may_ask_for_its_connection(gate, connect):
     watchdog, address = gate()
     client, fd = connect(watchdog)
@@ -1003,7 +1020,7 @@ def test_what_is_no_connection_of_this_gate(gate, connect, command):
     ("agent", "kind", "words"),
     [
         (":0", ServiceExited, "there is no service ':0'"),
-        ("watchdog", CallFailed, "Watchdog.message: no such command; there are: socket_close"),
+        ("gate", CallFailed, "Gate.message: no such command; there are: accept, close"),
         (None, ValueError, "needs to know the agent"),
     ],
 )
@@ -1011,7 +1028,7 @@ def test_an_agent_that_is_none(gate, connect, agent, kind, words):
     watchdog, address = gate()
     client, fd = connect(watchdog)
     with pytest.raises(CallFailed, match=words) as failed:
-        skynet.call(address, "forward", fd, watchdog_address() if agent == "watchdog" else agent)
+        skynet.call(address, "forward", fd, address if agent == "gate" else agent)
     assert isinstance(failed.value.__cause__, kind)
     agent, _ = agent_of(address)
     skynet.call(address, "forward", fd, agent)  # the connection is none the worse
