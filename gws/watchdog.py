@@ -16,6 +16,7 @@ from typing import Any
 
 from gws import skynet
 from gws.errors import ServiceExited
+from gws.kind import class_of
 from gws.message import Message
 from gws.websocket import WebSocket
 
@@ -38,12 +39,17 @@ class Watchdog:
     def start(self, conf: dict[str, Any]) -> Any:
         """Open the gate, and return its address; "agent" in `conf` comes before the one that the service was made with.
 
-        The rest of `conf` is the gate's; see there.   ValueError if there is no agent.   Blocks.
+        The rest of `conf` is the gate's; see there.   ValueError without an agent; besides, what newservice() raises
+        for a name that leads nowhere.   Blocks.
         """
-        options = dict(conf)
-        self.agent = options.pop("agent", self.agent)
-        self._agent()
-        return skynet.call(self.gate, "open", options)
+        options, before = dict(conf), self.agent
+        self.agent = options.pop("agent", before)
+        try:
+            class_of(self._agent())  # or the first client would find out
+            return skynet.call(self.gate, "open", options)
+        except BaseException:
+            self.agent = before
+            raise
 
     def stop(self) -> None:
         """Close the gate, and with it every connection, 1001.   Blocks."""

@@ -215,7 +215,6 @@ def test_an_agent_that_dies_takes_only_its_connection_with_it(connect):
         (BadStart, "out of order, too"),
         (NoCommands, "no such command"),
         (ExitsAtOnce, "exited before it answered"),
-        ("nowhere.to.be:found", "No module named 'nowhere'"),
     ],
 )
 def test_an_agent_that_fails_to_start(connect, caplog, agent, words):
@@ -288,6 +287,26 @@ def test_a_watchdog_without_agents():
     watchdog = skynet.newservice("gws.watchdog")
     with pytest.raises(CallFailed, match="needs to know the class of its agents"):
         skynet.call(watchdog, "start", {"port": 0})
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"agent": "nowhere.to.be:found"}, "No module named 'nowhere'"),
+        ({"agent": "gws.errors"}, "gws.errors has no class of its name"),
+        ({"agent": 5}, "not from 5"),
+        ({"agent": BadStart, "port": 99999}, "a port is 0 to 65535"),
+    ],
+)
+def test_a_start_that_fails_changes_nothing(connect, conf, words):
+    watchdog = skynet.newservice("gws.watchdog", agent=ChatAgent)
+    with pytest.raises(CallFailed, match=words):
+        skynet.call(watchdog, "start", conf)
+    client = connect(skynet.call(watchdog, "start", {"address": "127.0.0.1", "port": 0}))
+    with pytest.raises(CallFailed, match=r"is open already|" + words):
+        skynet.call(watchdog, "start", conf)
+    client.write("hello")
+    assert client.read() == "hello"
 
 
 def test_stop_says_1001(connect):
