@@ -1,4 +1,4 @@
-"""python examples/echoserver.py [PORT]   --   send back whatever comes."""
+"""python examples/echoserver.py [[--port] PORT]   --   send back whatever comes."""
 
 import sys
 
@@ -23,4 +23,4 @@ server.on("message", message)
 server.on("disconnect", disconnected)
 
 if __name__ == "__main__":
-    server.listen(address="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 8888)
+    server.listen(address="127.0.0.1", port=int(sys.argv[-1]) if len(sys.argv) > 1 else 8888)

@@ -103,6 +103,13 @@ def test_echoserver_tells_who_comes_and_goes(connect):
         assert program.read_line().endswith("closed 1000 enough> 1000 enough\n")
 
 
+def test_echoserver_takes_its_port_with_or_without_a_name_for_it():
+    port = free_port()
+    with python("examples/echoserver.py", "--port", port) as program, gevent.Timeout(PATIENCE):
+        program.wait_until_it_listens(port)
+        assert program.stop() == 0
+
+
 def test_blocking_serves_the_second_while_the_first_is_silent(connect):
     with running("blocking") as program:
         connect("127.0.0.1", program.port)
