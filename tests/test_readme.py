@@ -19,6 +19,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 PROGRAMS = [code for language, code in BLOCKS if language == "python"]
 SERVERS = [code for code in PROGRAMS if "server.listen" in code]
 CLIENTS = [code for code in PROGRAMS if "gws.client" in code]
+GATEWAYS = [code for code in PROGRAMS if "gws.watchdog" in code]
 APPS = [code for code in PROGRAMS if "WSGIServer" in code]
 
 
@@ -27,7 +28,7 @@ def run(code, port):
 
 
 def test_there_is_nothing_in_it_that_is_not_run():
-    assert len(SERVERS) + len(CLIENTS) + len(APPS) == len(PROGRAMS) >= 6
+    assert len(SERVERS) + len(CLIENTS) + len(APPS) + len(GATEWAYS) == len(PROGRAMS) >= 6
     assert {language for language, _ in BLOCKS} == {"python", "console"}
 
 
@@ -45,7 +46,7 @@ def test_server(code):
     assert "Traceback" not in program.said
 
 
-@pytest.mark.parametrize("code", APPS, ids=range(len(APPS)))
+@pytest.mark.parametrize("code", APPS + GATEWAYS, ids=range(len(APPS + GATEWAYS)))
 def test_app(code):
     port = free_port()
     with run(code, port) as program, gevent.Timeout(PATIENCE):
