@@ -228,7 +228,7 @@ def late(fd: WebSocket) -> None:
     """Close it, and see that this takes no longer than it may."""
     began = time.monotonic()
     fd.close(4000, "ours")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 9  # the default would be 10
     assert (fd.code, fd.reason) == (4000, "ours")
     end = outcome(fd.read)
     assert isinstance(end.__cause__, TimeoutError)
