@@ -2,7 +2,8 @@
 
 Knows nothing of gunicorn or of signals: `leave` is called when the servers take no more connections.  What is left of
 the app's business is judged from outside: it is done when it reads again, when as many messages have gone out as it was
-handed (another greenlet may answer), and when nothing went out lately.  What comes in meanwhile is handed to nobody.
+handed (another greenlet may answer), and when nothing went out lately.  What had arrived is handed to it while there is
+time; what comes in meanwhile, to nobody.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class _Leaving:
 
     def _consider(self, fd: WebSocket, late: bool) -> None:
         """Close a connection that is done; it has to have been so for a while, lest another part of an answer comes."""
-        fd.leave(self._code, self._reason)
+        fd.leave(self._code, self._reason, self._until - monotonic())
         before, now = self._sent.get(fd), fd.stream.messages_sent
         self._sent[fd] = now
         if late or (fd.settled and now == before):

@@ -128,6 +128,57 @@ def test_what_is_at_hand_is_answered_first(serve_wsgi, leaving, polls, kind, hea
     assert app.got == ["first"]
 
 
+@pytest.mark.parametrize("hear", HEARING.values(), ids=HEARING)
+def test_what_had_arrived_is_handed_over(serve_wsgi, leaving, hear):
+    """In the kernel or behind the message at hand: it is answered; what is sent from then on is not."""
+    app = App(hear)
+    served = serve_wsgi(app)
+    peer = opened(served)
+    (handler,) = handlers(served.server)
+    peer.say(text("first"), text("second"))
+    until(lambda: app.got)
+    peer.say(text("third"))
+    until(lambda: handler.websocket.stream.unread)
+    leaving(served)
+    until(lambda: handler.websocket._backlog)
+    app.go.set()
+    for message in ("first", "second", "third"):
+        assert peer.hear() == text(message)
+    peer.say(text("too late"))
+    assert peer.hear_all_until_close() == [GOODBYE]
+    agree(peer)
+    assert app.got == ["first", "second", "third"]
+
+
+def test_what_there_is_no_time_for_is_left(serve_wsgi, leaving):
+    app = App(HEARING["receive"])
+    served = serve_wsgi(app)
+    peer = opened(served)
+    (handler,) = handlers(served.server)
+    peer.say(text("first"), text("second"), text("third"))
+    until(lambda: app.got)
+    leaving(served)
+    backlog = until(lambda: handler.websocket._backlog)
+    backlog._begun -= 0.3 * NEVER  # so long did the first one take, at least
+    app.go.set()
+    assert peer.hear_all_until_close() == [text("first"), GOODBYE]
+    agree(peer)
+    assert app.got == ["first"]
+
+
+def test_who_has_sent_half_a_message_is_told_in_time(serve_wsgi, leaving):
+    app = App(HEARING["receive"])
+    served = serve_wsgi(app, close_timeout=0.05)
+    peer = opened(served)
+    (handler,) = handlers(served.server)
+    peer.sock.sendall(peer.wire(text("half of it"))[:-3])
+    until(lambda: handler.websocket.stream.received)
+    going = leaving(served, patience=0.05)
+    assert peer.hear_all() == [GOODBYE]
+    going.join()
+    assert app.got == []
+
+
 def test_who_asks_again_at_once_does_not_keep_it(serve_wsgi, leaving, greenlets):
     app = App(HEARING["receive"])
     app.go.set()
