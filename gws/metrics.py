@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from threading import Lock
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,10 +37,15 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 def watch(
-    server: Server, name: str | None = None, *, codes: Iterable[int] = (), registry: CollectorRegistry = REGISTRY
+    server: Server | ModuleType,
+    name: str | None = None,
+    *,
+    codes: Iterable[int] = (),
+    registry: CollectorRegistry = REGISTRY,
 ) -> None:
     """Export what `server` does, under the label server=`name`: "1", "2", ... if there is none.
 
+    The module gws.server is its default server, as for `on` and `listen`.
     `codes` are those close codes from 3000 up that are told apart: a peer may choose any, so the others count as "3xxx"
     and "4xxx".   ValueError if the name is taken, or the server is watched already.
     """
@@ -47,15 +53,15 @@ def watch(
     if exporter is None:
         exporter = _exporters[registry] = _Exporter()
         registry.register(exporter)
-    exporter.add(server, name, frozenset(codes))
+    exporter.add(_meant(server), name, frozenset(codes))
 
 
-def unwatch(server: Server, *, registry: CollectorRegistry = REGISTRY) -> None:
+def unwatch(server: Server | ModuleType, *, registry: CollectorRegistry = REGISTRY) -> None:
     """Export what `server` does no longer.   ValueError if nobody does."""
     exporter = _exporters.get(registry)
     if exporter is None:
         raise ValueError(f"{server!r} is not watched")
-    exporter.remove(server)
+    exporter.remove(_meant(server))
     if not exporter.watched:
         del _exporters[registry]
         registry.unregister(exporter)
@@ -70,6 +76,10 @@ def page(request: Request) -> Response | None:
         return None
     encode, kind = choose_encoder(request.headers.get("Accept", ""))
     return Response(200, {"Content-Type": kind}, encode(REGISTRY))
+
+
+def _meant(server: Server | ModuleType) -> Server:
+    return server.default if isinstance(server, ModuleType) else server
 
 
 class _Exporter(Collector):

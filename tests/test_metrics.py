@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 import gws.client
+import gws.server
 from gws import metrics
 from gws import websocket as ws
 from gws.errors import HandshakeError
@@ -356,3 +357,12 @@ def test_it_is_read_in_another_thread_while_clients_come_and_go(serve, registry,
         "gws_sent_bytes_total": 0,
         "gws_closes_total": 100,
     }
+
+
+def test_the_module_is_its_default_server(registry):
+    metrics.watch(gws.server, "it", registry=registry)
+    with pytest.raises(ValueError, match="is watched already"):
+        metrics.watch(gws.server.default, registry=registry)
+    assert registry.get_sample_value("gws_connections_open", {"server": "it"}) == 0
+    metrics.unwatch(gws.server, registry=registry)
+    assert registry.get_sample_value("gws_connections_open", {"server": "it"}) is None
