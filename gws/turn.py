@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from time import monotonic, thread_time
 from typing import Any
 
-__all__ = ["HEAVY", "KNOWN", "LARGE", "LONG", "NEW", "PROOF", "PROOF_MOST", "SPELL", "Lanes", "Standing"]
+__all__ = ["HEAVY", "KNOWN", "LARGE", "LONG", "NEW", "PROOF", "PROOF_MOST", "SHARE", "SPELL", "Lanes", "Standing"]
 
 KNOWN, NEW, HEAVY = range(3)  # the lanes
 Lane = deque[Callable[[], None]]
 
 # All of these are seconds of processor time.  (What other processes do meanwhile is nobody's fault here.)
 SPELL = 0.005  # that all in the lanes have together in a turn of the loop
+SHARE = 0.5  # of the time that all others had, where this is more: what the light lanes have
 LONG = 0.001  # that a batch may take for its sender to be trusted
 LARGE = 16 * 1024  # bytes of a message that is likely to take long, whatever is done with it
 PROOF = 16  # batches that have to be short until a sender is trusted
@@ -30,10 +31,11 @@ class Lanes:
     """Who waits for a turn.
 
     The light lanes have half of a spell, and the rest of it is for those who take long, one of them at least: so no
-    crowd in one lane can starve another.
+    crowd in one lane can starve another.   And nor can the trusted starve those who are new: where they take a tenth of
+    a second, because so many are at work, half a spell would be next to nothing, and so it is longer then.
     """
 
-    __slots__ = ("_light", "_loop", "_next", "_timer", "_waiting", "began", "clock", "running", "until")
+    __slots__ = ("_light", "_loop", "_next", "_since", "_timer", "_waiting", "began", "clock", "running", "until")
 
     def __init__(self, loop: Any):
         self._loop = loop
@@ -41,6 +43,7 @@ class Lanes:
         self._waiting: tuple[Lane, ...] = (deque(), deque(), deque())
         self._light = self._waiting[:HEAVY]
         self._next = 0
+        self._since = 0.0  # when the turn began of which the next spell is the end, in processor time
         self.until = 0.0  #: when the spell ends, in processor time
         # Whose turn it is, and by which clock since when.  (The compiled streams have their own.)
         self.running: Any = None
@@ -52,8 +55,8 @@ class Lanes:
         if any(self._waiting):
             return False
         if self._timer is None:
-            self.until = thread_time() + SPELL
             self._start()
+            self.until = self._since + SPELL
             return True
         return thread_time() < self.until
 
@@ -64,6 +67,7 @@ class Lanes:
             self._start()
 
     def _start(self) -> None:
+        self._since = thread_time()
         self._timer = self._loop.timer(0)  # unlike a callback, it comes behind the poll
         self._timer.start(self._over)
 
@@ -72,9 +76,11 @@ class Lanes:
         self._timer.close()
         self._timer = None
         began = thread_time()
-        self.until = began + SPELL
+        light = began + max(SPELL / 2, SHARE * (began - self._since))
+        self.until = light + SPELL / 2
         try:
-            self._call(self._light, began + SPELL / 2)
+            self._call(self._light, light)
+            self.until = max(began + SPELL, min(thread_time(), light) + SPELL / 2)  # what was left over is not theirs
             self._call(self._waiting[HEAVY:], self.until)
             if thread_time() < self.until:
                 self._call(self._light, self.until)

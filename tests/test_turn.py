@@ -81,6 +81,35 @@ def test_all_together_have_one_spell_in_a_turn_of_the_loop(lanes):
     assert len(set(called)) == 4  # each in another turn
 
 
+@pytest.fixture
+def spell(monkeypatch):
+    """Return a function that tells which spell this is, while others take eight spells' time in each turn."""
+    begun, over = [0], Lanes._over
+    monkeypatch.setattr(Lanes, "_over", lambda lanes: (begun.append(begun[-1] + 1), over(lanes)))
+    others = get_hub().loop.timer(0, 0.001)  # it is due again by the next turn
+    others.start(burn, 8 * SPELL)
+    yield lambda: begun[-1]
+    others.stop()
+    others.close()
+
+
+@pytest.mark.parametrize("lane", [NEW, KNOWN])
+def test_a_crowd_of_the_trusted_does_not_starve_the_others(lanes, spell, lane):
+    called = []
+    for _ in range(40):
+        lanes.join(lane, lambda: (called.append(spell()), burn(SPELL / 5)))
+    until(lambda: len(called) == 40)
+    assert len(set(called)) <= 5  # if each were as long as ever, it would be eight
+
+
+def test_who_takes_long_gets_no_more_when_others_are_at_work(lanes, spell):
+    called = []
+    for lane in (NEW, HEAVY, HEAVY, HEAVY):
+        lanes.join(lane, lambda lane=lane: (called.append((lane, spell())), burn(4 * SPELL)))
+    until(lambda: len(called) == 4)
+    assert len({number for lane, number in called if lane == HEAVY}) == 3
+
+
 def test_nobody_waits_while_there_is_time(lanes):
     assert lanes.may_go()
     burn(SPELL)
