@@ -309,7 +309,8 @@ def _parse_extension(element: str) -> tuple[str, list[tuple[str, str | None]]]:
 
 
 def _parse_parameter(parameter: str) -> tuple[str, str | None]:
-    name, equals, value = parameter.partition("=")
+    # "Using ABNF syntax/rules from [RFC2616], including the 'implied *LWS rule'" (section 9.1): blanks may be around it.
+    name, equals, value = (part.strip(" \t") for part in parameter.partition("="))
     if value.startswith('"'):
         value = _unquote(value)
     if not TOKEN.fullmatch(name) or (equals and not TOKEN.fullmatch(value)):
