@@ -186,6 +186,7 @@ class Client:
 
     def _dispatch(self, fd: WebSocket) -> None:
         table = self._events.table
+        message: Message | None = None
         try:
             self._events.emit("open")
             while True:
@@ -194,8 +195,9 @@ class Client:
                     self._kept.put(message, fd.ended)
                 for callback in table["message"]:
                     callback(message)
-                del message  # it is not to live for as long as the next one takes to come
+                message = None  # it is not to live for as long as the next one takes to come
         except _FAILURES as error:
+            message = None  # nor for as long as the end takes
             self._failed(fd, error)
 
     def _failed(self, fd: WebSocket, error: BaseException) -> None:

@@ -122,6 +122,7 @@ class Goodbye:
         if not isinstance(error, ConnectionClosed) or self.state == OPEN:  # (or another connection's end, uncaught)
             log.error("a handler of %r failed", self, exc_info=error)
             return error
+        bare(error)  # the frames that it has passed hold the message at hand, and hearing the peer out may take long
         self.hear_out()
         cause = self.over().__cause__
         return cause if isinstance(cause, Exception) and not isinstance(cause, EOFError | TimeoutError) else None
@@ -250,10 +251,12 @@ def bare(error: BaseException) -> BaseException:
     They hold the connection, which would hold them by its error until the garbage collector comes, with its last
     message.
     """
-    inner: BaseException | None = error
-    while inner is not None and inner.__traceback__ is not None:
-        inner.__traceback__ = None
-        inner = inner.__cause__ or inner.__context__
+    inner: list[BaseException | None] = [error]
+    while inner:
+        one = inner.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            inner += one.__cause__, one.__context__
     return error
 
 

@@ -276,6 +276,7 @@ class Server(Opening):
             self._tell("disconnect", fd, fd.code, fd.reason)
 
     def _dispatch(self, fd: WebSocket) -> None:
+        message: Message | None = None
         try:
             for callback in self._events.table["connection"]:
                 callback(fd, fd.addr)
@@ -284,8 +285,9 @@ class Server(Opening):
                 message = fd.read()
                 for callback in table["message"]:
                     callback(fd, message)
-                del message  # it is not to live for as long as the next one takes to come
+                message = None  # it is not to live for as long as the next one takes to come
         except FAILURES as error:
+            message = None  # nor for as long as the end takes
             self._failed(fd, error)
 
     def _failed(self, fd: WebSocket, error: BaseException) -> None:

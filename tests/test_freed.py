@@ -186,3 +186,37 @@ def test_what_was_refused_is_not_kept(server, deadline):
         assert client.fd.code == 1007
     until(lambda: len(kept) == 3)
     assert not any(error.__traceback__ for error in kept)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_message_is_not_kept_while_the_peer_is_heard_out(server, side, deadline, monkeypatch):
+    read, hear_out = WebSocket.read, WebSocket.hear_out
+    live, kept = [], []
+
+    class Text(str):
+        """A message that can be referred to weakly."""
+
+    def hear(fd):
+        kept.append(live[-1]())
+        hear_out(fd)
+
+    def answer(fd, message, peer):
+        live.append(weakref.ref(message))
+        peer.cut(1001, "")
+        while True:
+            fd.write(bytes(10_000))
+
+    client = gws.client.new()
+    monkeypatch.setattr(WebSocket, "read", lambda fd: Text(read(fd)))
+    monkeypatch.setattr(WebSocket, "hear_out", hear)
+    if side == "server":
+        server.on("message", lambda fd, message: answer(fd, message, client.fd))
+    else:
+        server.on("connection", lambda fd, addr: fd.write("x" * 1000))
+        client.on("message", lambda message: answer(client.fd, message, next(iter(server.fds))))
+    client.connect("127.0.0.1", server.port)
+    client.write("x" * 1000)
+    until(lambda: kept)
+    assert set(kept) == {None}
+    client.join()
+    until(lambda: not server.fds)
