@@ -578,16 +578,19 @@ cdef class Stream:
             return self._first, payload
         return self._first, payload
 
-    def pause(self, int first, payload):
+    def pause(self, int first, payload, shed=None):
         """Rest before something that takes long, as the others may have waited for longer.   Blocks.
 
-        What ends the wait leaves this frame to the next read: it is put back.
+        What ends the wait leaves this frame to the next read: it is put back.   If there is a wait, `shed()` is called
+        first: it drops what can be made anew.
         """
         lanes = self._turn.lanes
         if self._lane == HEAVY and self._turn.running == <void *>self and clock(CLOCK_THREAD_CPUTIME_ID) < <double>lanes.until:
             return
         if lanes.may_go():
             return
+        if shed is not None:
+            shed()
         self._wrong = first, payload
         self._park(HEAVY)
         self._wrong = None

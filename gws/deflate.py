@@ -52,6 +52,7 @@ class Deflate:
     """One connection's compression, in both directions."""
 
     __slots__ = (
+        "_anew",
         "_deflater",
         "_half",
         "_idle",
@@ -80,6 +81,7 @@ class Deflate:
         self._deflater: zlib._Compress | None = None
         self._inflater: zlib._Decompress | None = None
         self._half: Half | None = None  # of a message that pauses
+        self._anew = False  # whether that message can be begun anew: nothing came before it
         self._idle = self._quiet = True  # nothing was deflated, nor inflated, since the last release_idle()
         # Bytes of the window that are kept beside the inflater.  A large one would double what a connection holds.
         self._recalls = 1 << peer_bits if self._peer_takeover and peer_bits <= _RECALLED else 0
@@ -122,16 +124,20 @@ class Deflate:
         `pause` is called after `step` bytes, if there are more; what it raises ends the call, and the next one, for the
         same data, goes on from there.
         """
-        half = self._half or self._begin(data, min(limit, step), final)
-        if isinstance(half, bytes):
-            if self._recalls:
-                self._remember(half)
-            return half
-        whole, steps = half
-        if self._half is None and pause is not None and len(whole) > step:
+        while True:
+            half = self._half or self._begin(data, min(limit, step), final)
+            if isinstance(half, bytes):
+                if self._recalls:
+                    self._remember(half)
+                return half
+            if self._half is not None or pause is None or len(half[0]) <= step:
+                break
             self._half = half
+            del half  # or `shed` would free nothing
             pause()
+            pause = None
         self._half = None
+        whole, steps = half
         for piece in steps:
             whole += piece
             if len(whole) > limit:
@@ -142,6 +148,14 @@ class Deflate:
         if self._recalls:
             self._remember(message)
         return message
+
+    def shed(self) -> None:
+        """Drop the message that pauses, if nothing came before it: it is then inflated anew, from its beginning.
+
+        For who has to wait: an inflater is several times what a connection costs otherwise.
+        """
+        if self._anew:
+            self._inflater = self._half = None
 
     def _remember(self, message: bytes) -> None:
         """Keep what the peer may refer to, for `release_idle`: zlib does not give it away."""
@@ -162,6 +176,7 @@ class Deflate:
 
     def _begin(self, data: bytes, limit: int, final: bool) -> bytes | Half:
         """Return all, if it is no more than `limit` bytes, or else as many and the steps to the rest."""
+        self._anew = self._inflater is None and not self._window
         if self._inflater is None:
             self._ready()
         inflater = self._inflater

@@ -54,6 +54,9 @@ class Fragments:
         self._data += payload
         self.size = len(self._data)
 
+    def shed(self) -> None:
+        """Drop what `add` can make anew, as it has to wait in its `pause`."""
+
     def message(self) -> Message:
         """Return the message, once its last fragment was added."""
         return self._data.decode() if self._text else bytes(self._data)
@@ -87,12 +90,19 @@ class Packed(Fragments):
             self._judge(next(self._looking, b""))
             if self.size >= STEP and pause is not None:
                 pause()
-        for piece in self._looking:
+        for piece in self._looking or self._deflate.look(payload, final):
             self._judge(piece)
         self._looking = None
         if self._utf8 is not None and final:
             self._utf8.see_rest(b"", True)
         self._data += payload
+
+    def shed(self) -> None:
+        """Drop all that was seen of the first fragment, if nothing came before it: an inflater is what costs most."""
+        if self._mark is None and not self._data:
+            self._looking, self.size = None, 0
+            self._utf8 = self._utf8 and Utf8()
+            self._deflate.rewind(None)
 
     def _judge(self, piece: bytes) -> None:
         self.size += len(piece)

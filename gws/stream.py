@@ -186,14 +186,17 @@ class Stream(Outbox):
             self._wrong = error  # what comes behind it has no meaning any more
             raise
 
-    def pause(self, first: int, payload: Any) -> None:
+    def pause(self, first: int, payload: Any, shed: Callable[[], None] | None = None) -> None:
         """Rest before something that takes long, as the others may have waited for longer.   Blocks.
 
-        What ends the wait leaves this frame to the next read: it is put back.
+        What ends the wait leaves this frame to the next read: it is put back.   If there is a wait, `shed()` is called
+        first: it drops what can be made anew.
         """
         lanes, standing = self._turn.lanes, self._standing
         if (lanes.running is self and standing.lane == HEAVY and thread_time() < lanes.until) or lanes.may_go():
             return
+        if shed is not None:
+            shed()
         self._wrong = first, payload
         self._park(HEAVY)
         self._wrong = None

@@ -242,11 +242,11 @@ class WebSocket(Goodbye):
     def _on_deflated(self, first: int, payload: bytes) -> Message:
         if self._fragments is not None:
             raise _interrupted()
-        assert self.deflate is not None  # or RSV1 would not have passed the stream
+        deflate = self.deflate
+        assert deflate is not None  # or RSV1 would not have passed the stream
         limit, stream = self._limits.max_message, self.stream
-        data = self.deflate.inflate(
-            payload, limit, True, lambda: stream.pause(first, payload), 4 * LARGE if stream.trusted else LARGE
-        )
+        step = 4 * LARGE if stream.trusted else LARGE
+        data = deflate.inflate(payload, limit, True, lambda: stream.pause(first, payload, deflate.shed), step)
         return decode(data) if first & 0x0F == TEXT else data
 
     def _on_start(self, first: int, payload: bytes) -> Message | None:
@@ -269,7 +269,7 @@ class WebSocket(Goodbye):
         if first & FIN and fragments.size >= LARGE and not fragments.paused:
             fragments.paused = True
             self.stream.pause(first, payload)
-        fragments.add(payload, bool(first & FIN), lambda: self.stream.pause(first, payload))
+        fragments.add(payload, bool(first & FIN), lambda: self.stream.pause(first, payload, fragments.shed))
         if not first & FIN:
             self._room = max(0, self._room - len(payload))
             return None

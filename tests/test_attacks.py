@@ -207,3 +207,14 @@ def test_closes_and_goes_on(target):
     assert [attacker.verdict() for attacker in attackers] == [1000] * 10
     assert {attacker.frame() for attacker in attackers} == {None}
     gevent.joinall(sending)
+
+
+def test_a_storm_of_bombs_whose_senders_are_gone(target):
+    """They come faster than their bombs are inflated: who waits for that costs what it has sent, and no inflater."""
+    bomb = hello(**COMPRESSED) + wire(FIN | RSV1 | BINARY, deflated(bytes(MIB)))
+    for _ in range(7):
+        crowd = [target.attack(bomb) for _ in range(100)]
+        for attacker in crowd:
+            attacker.enter()
+            attacker.vanish()
+    target.enter().echo(b"still served")

@@ -820,6 +820,33 @@ def test_what_a_pause_has_interrupted_goes_on_from_there():
     assert inflated(server, client.deflate(message)) == message
 
 
+def test_who_has_to_wait_with_a_first_message_holds_no_inflater():
+    server, client = ends()
+    message = b"so it goes. " * 50_000
+    held = []
+
+    def pause():
+        server.shed()
+        held.append((server._inflater, server._half))
+        if len(held) == 1:
+            raise KeyboardInterrupt
+
+    payload = client.deflate(message)
+    with pytest.raises(KeyboardInterrupt):
+        server.inflate(payload, len(message), True, pause)
+    assert server.inflate(payload, len(message), True, pause) == message
+    assert held == [(None, None)] * 2
+    assert inflated(server, client.deflate(message)) == message
+
+
+def test_who_has_to_wait_with_a_later_message_goes_on_from_there():
+    server, client = ends()
+    first, second = b"so it goes. " * 1000, b"and so it goes on. " * 50_000
+    assert inflated(server, client.deflate(first)) == first
+    assert server.inflate(client.deflate(second), len(second), True, server.shed) == second
+    assert inflated(server, client.deflate(first)) == first
+
+
 @pytest.mark.parametrize("size", [16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 100_000])
 def test_a_limit_holds_for_what_comes_in_steps(size):
     payload = ends()[1].deflate(bytes(size))

@@ -243,3 +243,20 @@ def test_what_is_small_does_not_pause() -> None:
     message = packed(TEXT)
     message.add(deflated(b"hello"), True, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     assert message.message() == "hello"
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_who_has_to_wait_with_a_first_fragment_holds_no_inflater(opcode) -> None:
+    text = "so it goes. ½ " * 9000
+    payload = deflated(text.encode())
+    message = packed(opcode)
+    held = []
+
+    def pause() -> None:
+        message.shed()
+        held.append((message._deflate._inflater, message._looking, message.size))
+
+    message.add(payload[:2000], False, pause)
+    assert held == [(None, None, 0)]
+    message.add(payload[2000:], True, message.shed)  # what came before is not to be had anew: nothing is dropped
+    assert message.message() == (text if opcode == TEXT else text.encode())
