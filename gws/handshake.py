@@ -309,7 +309,7 @@ def _parse_extension(element: str) -> tuple[str, list[tuple[str, str | None]]]:
 
 
 def _parse_parameter(parameter: str) -> tuple[str, str | None]:
-    # Blanks may be around it: "using ABNF syntax/rules from [RFC2616], including the 'implied *LWS rule'" (section 9.1).
+    # "Using ABNF syntax/rules from [RFC2616], including the 'implied *LWS rule'" (section 9.1): blanks may surround it.
     name, equals, value = (part.strip(" \t") for part in parameter.partition("="))
     if value.startswith('"'):
         value = _unquote(value)
