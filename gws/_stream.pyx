@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The stream, compiled: straight on the descriptor, no Python between the kernel and a frame.
 
-The twin of `stream.py` and `outbox.py`: same contract, same tests; it knows nothing that they do not.  What is wrong
-with a header is told by `frame.decode_header`, so that both twins tell it in the same words.
+The twin of `stream.py`, `intake.py` and `outbox.py`: same contract, same tests; it knows nothing that they do not.
+What is wrong with a header is told by `frame.decode_header`, so that both twins tell it in the same words.
 
 How bytes come in.   One recv per turn of the loop, into a scratch buffer that all streams of a hub share.  The first
 frame is unmasked on its way from there into the object that the handler receives: one copy.  What is left of the

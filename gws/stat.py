@@ -16,7 +16,8 @@ from gws.task import Task
 __all__ = ["Stat", "stat"]
 
 # Modules that nobody looks for.
-INNER = ("gevent.", "gws.skynet", "gws.queue", "gws.task", "gws.runner", "gws.websocket", "gws.stream", "gws.reading")
+_ROOMS = ("skynet", "queue", "task", "runner", "websocket", "stream", "intake", "reading")
+INNER = ("gevent.", *(f"gws.{room}" for room in _ROOMS))
 
 
 class Stat(NamedTuple):

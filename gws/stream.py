@@ -1,7 +1,7 @@
 """One socket's bytes in order: an HTTP head, frames in, frames out, and what the kernel has not taken yet.
 
 Knows neither what a message is nor what HTTP means.  This is the plain twin of `_stream.pyx`: same contract, same
-tests, no compiler.  It never asks the socket to wait: it parks its greenlet, and a watcher on the descriptor wakes it.
+tests, no compiler.  Here are the frames; how bytes come in is in `intake`, how they go out in `outbox`.
 
     Stream(sock, *, masked)                 masked: what the peer owes us (True to a server, False to a client)
       preload(data)                         bytes that somebody else has received before
@@ -19,35 +19,31 @@ The end of the peer's bytes is an EOFError, a failed socket an OSError.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import Callable
 from importlib import import_module
-from time import monotonic, thread_time
+from time import thread_time
 from typing import Any
 
 from _socket import socket
-from gevent import get_hub, getcurrent
-from gevent.exceptions import BlockingSwitchOutError
+from gevent import get_hub
 from greenlet import greenlet
 
-from gws.errors import HandshakeError, MessageTooBig, ProtocolError
+from gws.errors import MessageTooBig, ProtocolError
 from gws.frame import FIN, RSV1, TEXT, Header, decode_header, encode_header, mask, new_mask, slack
-from gws.outbox import AGAIN, Outbox, send_fin
-from gws.turn import HEAVY, LARGE, LONG, Standing
+from gws.intake import Intake
+from gws.outbox import AGAIN, send_fin
+from gws.turn import HEAVY, LARGE
 from gws.utf8 import Utf8, decode
 
 __all__ = ["Plain", "Stream", "account", "totals"]
 
-_READ = 1  # libev's EV_READ; libuv's loop takes the same
 _GLUE = 16 * 1024  # payloads up to this are copied behind their header: cheaper than one more chunk
 
 Partial = Callable[[int, bytes], None]
 
 
-class Stream(Outbox):
+class Stream(Intake):
     """The bytes of one connection.   One greenlet may read at a time; any number may write.
 
     `rsv` holds the reserved bits that an extension has given a meaning; `warn`, if set, is called with the pending
@@ -61,21 +57,11 @@ class Stream(Outbox):
         "__weakref__",
         "_ahead",
         "_body",
-        "_data",
-        "_mark",
         "_masked",
-        "_pos",
-        "_queued",
-        "_read_watcher",
-        "_reader",
-        "_resting",
-        "_standing",
-        "_until",
         "_utf8",
         "_wrong",
         "messages_received",
         "messages_sent",
-        "received",
         "rsv",
         "unanswered",
     )
@@ -83,21 +69,12 @@ class Stream(Outbox):
     def __init__(self, sock: socket, *, masked: bool):
         super().__init__(sock)
         self._masked = masked
-        self._read_watcher: Any = self._hub.loop.io(sock.fileno(), _READ)
-        self._reader: greenlet | None = None
-        self._resting = False
-        self._queued = False  # in one of the lanes
-        self._standing = Standing()
-        self._until = 0.0  # when its batch has taken long; 0: it has not begun
-        self._mark = 0.0  # the processor time at which that was first so; 0: it was not
-        self._data = b""  # received, not yet parsed, from _pos on
-        self._pos = 0
         self._ahead: Header | None = None  # the header of the frame at hand, once it is whole; _pos is behind it
         self._body: bytearray | None = None  # its payload so far, unmasked, if it did not come in one piece
         self._utf8: Utf8 | None = None  # of a text that does not come in one piece
         # What the peer broke: every further read tells it again.  Or a frame that the next read is to return.
         self._wrong: ProtocolError | tuple[int, Any] | None = None
-        self.received = self.messages_received = self.messages_sent = self.unanswered = 0
+        self.messages_received = self.messages_sent = self.unanswered = 0
         self.rsv = 0
 
     def __repr__(self) -> str:
@@ -105,61 +82,6 @@ class Stream(Outbox):
         return f"<{type(self).__name__} {state}>"
 
     # --------------------------------------------------------------------------------------------------- reading
-
-    @property
-    def reading(self) -> bool:
-        """Whether a greenlet waits in a read."""
-        return self._reader is not None
-
-    @property
-    def trusted(self) -> bool:
-        """Whether what came so far never took long (see `turn`)."""
-        return self._standing.trusted
-
-    @property
-    def unread(self) -> bool:
-        """Whether the kernel holds bytes that nobody has read yet."""
-        if self._closed:
-            return False
-        (count,) = struct.unpack("i", fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4)))
-        return bool(count)
-
-    def preload(self, data: bytes) -> None:
-        """Take `data` as what came first: the frames that a buffer before us got together with the request, say."""
-        self._data += data
-        self.received += len(data)
-        self._turn.received += len(data)
-
-    @property
-    def buffered(self) -> bool:
-        """Whether bytes were received that nobody has read yet."""
-        return self._pos < len(self._data) or bool(self._tls and not self._closed and self._sock.pending())  # type: ignore[attr-defined]
-
-    def fileno(self) -> int:
-        """Return the descriptor, for who wants to watch it; -1 after the end."""
-        return self._sock.fileno()
-
-    def read_head(self, limit: int) -> bytes:
-        """Read an HTTP head through its blank line, of at most `limit` bytes (else HandshakeError 431).   Blocks."""
-        seen = 0  # bytes from _pos on that were searched already
-        while True:
-            end = self._data.find(b"\r\n\r\n", self._pos + max(0, seen - 3)) + 4
-            seen = len(self._data) - self._pos
-            if (end - self._pos if end > 3 else seen) > limit:
-                raise HandshakeError(431, f"the head is longer than {limit} bytes")
-            if end > 3:
-                head = self._data[self._pos : end]
-                self._pos = end
-                return head
-            self._receive()
-
-    def read(self, size: int) -> bytes:
-        """Read exactly `size` bytes as they are (a body, say, whose length its head has told).   Blocks."""
-        while len(self._data) - self._pos < size:
-            self._receive()
-        data = self._data[self._pos : self._pos + size]
-        self._pos += size
-        return data
 
     def read_frame(self, limit: int, partial: Partial | None = None, text: bool = False) -> tuple[int, Any]:
         """Read the next frame: its first byte (FIN, RSV, opcode) and its payload.   Blocks.
@@ -272,124 +194,6 @@ class Stream(Outbox):
         self._ahead = header
         self._pos += header.size
         return True
-
-    def _receive(self) -> None:
-        """Add to `_data` what one recv brings.   Blocks.
-
-        Waits first and receives then, once a turn: no second recv is needed to learn that the socket is empty, and
-        whoever sends without pause leaves the hub to the others in between.  An exception that lands here (a Timeout,
-        a kill) lands in the wait, before a byte was taken.
-        """
-        self._check()
-        self._corked = False
-        self._push()
-        self._data, self._pos = self._data[self._pos :], 0  # who is idle holds no buffer
-        while True:
-            self._park()
-            try:
-                count = self._sock.recv_into(self._turn.scratch)
-                break
-            except AGAIN:
-                continue
-        if not count:
-            raise EOFError("the peer closed the connection")
-        self.received += count
-        self._turn.received += count
-        self._data += self._turn.scratch[:count]
-
-    def _is_spent(self) -> bool:
-        """Tell whether the time is over that this connection has for one batch.
-
-        Who is not trusted has no time but its turn, whoever has called its greenlet; who is known to take long has all
-        of that, the others no more than would make them known for it.
-        """
-        lanes, standing = self._turn.lanes, self._standing
-        if not standing.trusted:
-            used = thread_time()
-            if lanes.running is not self or used > lanes.until:
-                return True
-            if lanes.clock is thread_time:
-                return standing.lane != HEAVY and used - lanes.began > LONG
-        now = monotonic()
-        self._until = self._until or now + LONG
-        if now <= self._until:
-            return False
-        # By the clock on the wall it has taken long.  From here on it is timed in earnest.
-        used, self._until = thread_time(), now + LONG
-        self._mark = self._mark or used
-        return used - self._mark > LONG
-
-    def _park(self, lane: int | None = None) -> None:
-        """Wait until the socket is readable, or just for the others: in that lane.
-
-        The watcher persists from read to read, and stops if nobody reads.
-        """
-        if self._closed:
-            raise EOFError("the connection was closed")
-        if self._reader is not None:
-            raise RuntimeError(f"{self!r} is being read by {self._reader!r} already")
-        reader = getcurrent()
-        if reader is self._hub:
-            raise BlockingSwitchOutError("a read would block the hub")
-        decrypted = self._tls and self._sock.pending()  # type: ignore[attr-defined]  # the kernel knows nothing of it
-        if lane is not None or (decrypted and self._is_spent()):
-            if self._turn.lanes.running is self:
-                self._judge()
-            self._line_up(max(lane or 0, self._standing.lane))  # by what it did, it may stand in another lane now
-        elif decrypted:
-            self._hub.loop.run_callback(self._readable)
-        elif not self._read_watcher.active:
-            self._read_watcher.start(self._readable, pass_events=True)
-        if self._resting or not decrypted:
-            self._until = self._mark = 0.0
-        self._reader = reader
-        try:
-            self._hub.switch()
-        finally:
-            self._reader, self._resting = None, False
-        if self._closed:
-            raise EOFError("the connection was closed")
-
-    def _readable(self, events: int = _READ) -> None:
-        if events < 0:  # libuv watches a socket no longer that has failed; what came before is to be read all the same
-            self._read_watcher.stop()
-        if self._reader is None:
-            if not self._closed:
-                self._read_watcher.stop()  # TCP holds the peer back from here on
-        elif not self._resting:
-            if self._standing.trusted or self._turn.lanes.may_go():
-                self._run()
-            else:
-                self._line_up(self._standing.lane)
-
-    def _line_up(self, lane: int) -> None:
-        """Rest until it is our turn.   The watcher stops: what it has to tell is known."""
-        self._resting = True
-        self._read_watcher.stop()
-        if not self._queued:
-            self._queued = True
-            self._turn.lanes.join(lane, self._go_on)
-
-    def _go_on(self) -> None:
-        """End the rest, if there still is one."""
-        self._resting = self._queued = False
-        if self._reader is not None:
-            self._run()
-
-    def _run(self) -> None:
-        """Let the reader go on, and time what it does until the hub is back."""
-        lanes = self._turn.lanes
-        lanes.running, lanes.clock = self, self._standing.clock()
-        lanes.began = lanes.clock()
-        assert self._reader is not None
-        self._reader.switch()
-        if lanes.running is self:
-            self._judge()
-
-    def _judge(self) -> None:
-        lanes = self._turn.lanes
-        lanes.running = None
-        self._standing.judge(lanes.clock, lanes.clock() - lanes.began)
 
     # --------------------------------------------------------------------------------------------------- writing
 
