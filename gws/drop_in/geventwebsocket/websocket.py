@@ -50,7 +50,7 @@ class Stream:
     __slots__ = ("handler", "warn")
 
     pending = received = sent = messages_received = messages_sent = unanswered = 0
-    reading = unread = False
+    reading = unread = buffered = False
 
     def __init__(self, handler: Any):
         self.handler = handler
@@ -63,6 +63,10 @@ class Stream:
     def write(self, data: bytes) -> None:
         """Refuse: the 101 is not out."""
         raise WebSocketError("the connection is not open yet")
+
+    def fileno(self) -> int:
+        """Return -1: the socket is the handler's still."""
+        return -1
 
     def flush(self) -> None:
         """Do nothing."""
