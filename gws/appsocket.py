@@ -6,14 +6,12 @@ Knows nothing of pywsgi: it is given a stream, and a handler which has the reque
 
 from __future__ import annotations
 
-import fcntl
-import struct
-import termios
 from time import monotonic
 from typing import Any, Protocol
 
 import gevent
 
+from gws import sockethelper
 from gws.errors import ConnectionClosed
 from gws.goodbye import OPEN
 from gws.http import Request
@@ -159,7 +157,7 @@ class _Backlog:
         self._patience = patience
         self._begun = monotonic()
         self._received = stream.received
-        self._end = stream.received + _in_kernel(stream)
+        self._end = stream.received + sockethelper.unread(stream)
         self._old = True  # whether what was received last had arrived
         self._handed: float | None = None  # when
         self._slowest: float | None = None  # seconds
@@ -192,11 +190,3 @@ class _Backlog:
     def _is_time(self) -> bool:
         passed = monotonic() - self._begun
         return passed + (3 * passed if self._slowest is None else 2 * self._slowest) <= self._patience
-
-
-def _in_kernel(stream: Stream) -> int:
-    try:
-        (count,) = struct.unpack("i", fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)))
-    except (OSError, ValueError):  # it has ended
-        return 0
-    return int(count)

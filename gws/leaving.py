@@ -8,9 +8,6 @@ time; what comes in meanwhile, to nobody.
 
 from __future__ import annotations
 
-import fcntl
-import struct
-import termios
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
+from gws import sockethelper
 from gws.wsgi import WebSocket, WebSocketHandler, handlers
 
 __all__ = ["PATIENCE", "cut", "leave"]
@@ -94,13 +92,5 @@ class _Leaving:
 
 def _send_home(handler: WebSocketHandler) -> None:
     """End a handler that is still waiting; in the hub, where nothing can come in between."""
-    if handler.idle and handler.running is not None and not _has_unread(handler.socket):
+    if handler.idle and handler.running is not None and not sockethelper.unread(handler.socket):
         handler.running.throw(gevent.GreenletExit)
-
-
-def _has_unread(sock: Any) -> bool:
-    try:
-        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
-    except OSError:
-        return False
-    return bool(count)

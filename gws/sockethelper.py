@@ -9,14 +9,18 @@ greenlet on a watcher.  What fails is an OSError that names the address.
     start_tls(sock, context) -> sock        server_context(certfile, keyfile), client_context()
     readfunc(sock) -> read(size)            writefunc(sock) -> write(data)
     close(sock)                             any of these, whoever waits for it
+    unread(sock) -> bytes that the kernel holds for us
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import ssl
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +42,7 @@ __all__ = [
     "resolve",
     "server_context",
     "start_tls",
+    "unread",
     "writefunc",
 ]
 
@@ -363,6 +368,15 @@ def writefunc(sock: _socket.socket) -> Callable[[bytes], None]:
             rest = rest[taken:]
 
     return write
+
+
+def unread(sock: Any) -> int:
+    """Return how many bytes the kernel holds that nobody has read; 0 for a socket, or a stream, that is closed."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
+    except (OSError, ValueError):
+        return 0
+    return int(count)
 
 
 def close(sock: _socket.socket) -> None:

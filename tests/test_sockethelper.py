@@ -691,3 +691,14 @@ class TestClose:
         assert sockethelper._waits
         waiting.kill()
         assert not sockethelper._waits
+
+
+def test_what_the_kernel_holds_is_counted():
+    here, there = socketpair()
+    with closing(here), closing(there):
+        assert sockethelper.unread(here) == 0
+        there.send(b"four")
+        assert sockethelper.unread(here) == 4
+        here.recv(3)
+        assert sockethelper.unread(here) == 1
+    assert sockethelper.unread(here) == 0
