@@ -16,8 +16,9 @@ from gws.task import Task
 __all__ = ["Stat", "stat"]
 
 # Modules that nobody looks for.
-_ROOMS = ("skynet", "queue", "task", "runner", "websocket", "stream", "intake", "reading")
-INNER = ("gevent.", *(f"gws.{room}" for room in _ROOMS))
+_WING = ("skynet", "queue", "task", "runner", "reading")
+_SOCKETS = ("client", "kept", "websocket", "goodbye", "stream", "intake", "outbox")
+INNER = ("gevent.", *(f"gws.{room}" for room in _WING + _SOCKETS))
 
 
 class Stat(NamedTuple):

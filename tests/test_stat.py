@@ -7,10 +7,12 @@ import time
 
 import gevent
 import pytest
+from conftest import until
 from gevent.event import Event
 
-from gws import skynet
+from gws import client, skynet
 from gws.errors import ServiceExited
+from gws.server import Server
 
 
 class Shop:
@@ -42,6 +44,13 @@ class Shop:
 
     def later(self):
         skynet.timeout(60, self.rest)
+
+    def order(self, supplier):
+        supplier.read()
+
+    def deliver(self, supplier):
+        while True:
+            supplier.write(bytes(65536))
 
 
 @pytest.fixture
@@ -89,6 +98,21 @@ def test_what_was_done_and_what_is_to_be_done(shop):
 )
 def test_what_a_greenlet_waits_for(shop, command, task, what):
     assert waits((shop, command)) == [(f"{shop} Shop.{task}", what)]
+
+
+@pytest.mark.parametrize(("command", "verb"), [("order", "read"), ("deliver", "write")])
+def test_who_waits_for_a_connection_is_told_by_where_its_own_code_does(shop, command, verb):
+    server = Server()
+    server.on("connection", lambda fd, addr: fd.ended.wait())  # which neither says nor hears anything
+    server.start(port=0, compression=None)
+    supplier = client.connect("127.0.0.1", server.port, compression=None)
+    try:
+        skynet.send(shop, command, supplier)
+        until(lambda: supplier.fd.pending > 65536 or command == "order")
+        assert waits((shop, "look")) == [(f"{shop} Shop.{command}", f"{verb} at {command} (test_stat.py:0)")]
+    finally:
+        server.stop(timeout=0)
+        supplier.join()
 
 
 def test_a_call_and_a_queue(shop):
