@@ -55,7 +55,7 @@ def run(args: Namespace) -> int:
     """Serve as the command line says, until a signal ends it; return the exit status.   Blocks."""
     if args.workers < 1:
         raise ValueError(f"--workers must be at least 1, not {args.workers}")
-    if not args.graceful_timeout >= 0:
+    if not 0 <= args.graceful_timeout < math.inf:
         raise ValueError(f"--graceful-timeout must be a number of seconds, not {args.graceful_timeout}")
     if args.workers == 1 and not args.reload and not args.config:
         program = load(args.module)

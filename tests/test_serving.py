@@ -138,6 +138,7 @@ WRONG = [  # what is asked, the exit status, what is told
     ([":lobby"], 2, "expected MODULE or MODULE:NAME, not ':lobby'"),
     (["chat", "--workers", "0"], 2, "--workers must be at least 1, not 0"),
     (["chat", "--graceful-timeout", "nan"], 2, "--graceful-timeout must be a number of seconds, not nan"),
+    (["chat", "--graceful-timeout", "inf"], 2, "--graceful-timeout must be a number of seconds, not inf"),
     (["chat", "--keyfile", "x"], 2, "--keyfile is of no use without --certfile"),
     (["chat", "--certfile", "missing.pem"], 1, "gws: No such file or directory"),
     (["chat", "--workers", "2", "--reuse-port"], 2, "--reuse-port needs a --port"),
