@@ -48,8 +48,9 @@ _FAILURES = (Exception, gevent.Timeout)  # a Timeout is no Exception, but a hand
 
 
 class _Ear:
-    """Hears from the connection, and tells the handlers.   It is not the client, which holds the connection: a ring of
-    the two would be there until the garbage collector comes.
+    """Hears from the connection, and tells the handlers.
+
+    It is not the client, which holds the connection: a ring of the two would stay until the garbage collector comes.
     """
 
     __slots__ = ("_events",)

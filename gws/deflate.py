@@ -266,8 +266,7 @@ class Deflate:
         """Drop what was not used since the last call, for a timer; tell whether that was anything.
 
         The peer may go on to refer to its window, so that is kept of the inflater, packed, if it is a small one (larger
-        inflaters stay).  `between`: no message is
-        half inflated.
+        inflaters stay).  `between`: no message is half inflated.
         """
         held = self._deflater, self._inflater
         if self._idle:

@@ -247,6 +247,7 @@ class Turn:
         self.received = self.sent = self.messages_received = self.messages_sent = 0  # also of those that are closed
 
     def add(self, outbox: Outbox) -> None:
+        """Have its queue sent when this turn ends."""
         if not self._late:
             self._loop.run_callback(self._end)
         self._late.append(outbox)
@@ -259,6 +260,7 @@ class Turn:
 
 
 def turn_of(hub: Any) -> Turn:
+    """Return what the streams of this hub share."""
     turn: Turn = vars(hub).setdefault("gws_turn", None) or Turn(hub)  # lives and dies with its hub
     hub.gws_turn = turn
     return turn

@@ -85,6 +85,7 @@ class Queue:
             self._admit()
 
     def holder(self) -> greenlet | None:
+        """Return who is inside."""
         return self.inside
 
     def _stand(self, me: greenlet) -> None:

@@ -114,6 +114,7 @@ class Reader(Task):
             self.home.post(self)
 
     def awaits(self) -> str | None:
+        """Tell whose message it waits for, if it does."""
         return f"a message of {self.client.fd!r}" if self.parked else None
 
     def interrupt(self) -> None:

@@ -44,9 +44,11 @@ class Runner(greenlet):
         return str(self.task)
 
     def switch(self, *args: Any) -> Any:
+        """Go on, on the account of the task's home."""
         return self._resume(_switch, args)
 
     def throw(self, *args: Any) -> Any:
+        """Go on with an exception, on the same account."""
         return self._resume(_throw, args)
 
     def _resume(self, how: Callable[..., Any], args: tuple[Any, ...]) -> Any:

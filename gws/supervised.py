@@ -100,6 +100,7 @@ class ServerWorker(Worker):  # type: ignore[misc]
     server: Server | None = None
 
     def init_process(self) -> None:
+        """Become a process of its own, with a loop of its own, and serve.   Blocks."""
         gevent.reinit()
         super().init_process()
 
