@@ -10,7 +10,7 @@ command does, other rooms do; one that needs more than a screenful here has its 
 
     python -m gws serve chat --workers 4                    the handlers of chat.py, in four processes (with gunicorn)
 
-    python -m gws drop-in -- gunicorn -k gevent app:app     a program of an older library's, over gws and as it is
+    python -m gws drop-in -- flask run                      a program of an older library's, over gws and as it is
 
     python -m gws connect ws://127.0.0.1:8888               type lines, read the answers; Ctrl-D ends it
     printf 'a\\nb\\n' | python -m gws connect ws://127.0.0.1:8888            send two lines, print two answers

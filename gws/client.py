@@ -110,6 +110,7 @@ class Client:
     def connect(self, address: str, port: int | None = None, **options: Any) -> Client:
         """Connect to a host and port, or to a ws:// or wss:// URL, and return once the connection is open.   Blocks.
 
+        A host and port with the option `ssl` are wss; of a URL, that is for the scheme to say.
         `options` are the fields of `Options`.  Raises HandshakeError when the server refuses, OSError when it cannot
         be reached, TimeoutError when that takes too long, ConnectionClosed when somebody closes it meanwhile,
         ValueError for a URL that is none.
@@ -117,7 +118,7 @@ class Client:
         if self._dialing is not None or (self._running is not None and not self._running.dead):
             raise RuntimeError(f"{self!r} is connected already")
         self.options = _options(options)
-        self._target = Target.of(address, port)
+        self._target = Target.of(address, port, secure=self.options.ssl is not None)
         self._over.clear()
         self._kept.clear()
         self.fd = self._dial()

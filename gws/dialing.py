@@ -52,6 +52,8 @@ class Options(Limits):
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
         if isinstance(self.protocols, str):
             raise TypeError("protocols must be a sequence of str, not str")
+        if self.ssl is not None and not hasattr(self.ssl, "wrap_socket"):
+            raise TypeError(f"ssl must be an ssl.SSLContext, not {self.ssl!r}")
         # A redirect or a reconnection needs them once more: a generator would be empty by then.
         object.__setattr__(self, "protocols", tuple(self.protocols))
         object.__setattr__(self, "headers", tuple(http.Headers(self.headers)))

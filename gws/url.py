@@ -35,12 +35,12 @@ class Target(NamedTuple):
         return f"{'wss' if self.secure else 'ws'}://{host}{port}{self.path}"
 
     @classmethod
-    def of(cls, address: str, port: int | None = None) -> Target:
-        """Return the target for a URL, or for a host and port; ValueError for what is neither."""
+    def of(cls, address: str, port: int | None = None, *, secure: bool = False) -> Target:
+        """Return the target for a URL, or for a host and port (`secure` or not); ValueError for what is neither."""
         if "://" not in address:
             if port is None:
                 raise ValueError(f"expected a ws:// or wss:// URL, or a host and a port, not {address!r}")
-            return cls(False, address.strip("[]"), port)
+            return cls(secure, address.strip("[]"), port)
         if port is not None:
             raise ValueError("a URL holds its port itself")
         return cls._of_url(urlsplit(address))

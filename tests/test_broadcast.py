@@ -205,3 +205,11 @@ def test_a_peer_that_is_too_slow_and_gone(raw: Any) -> None:
     ws.broadcast([fd], bytes(30_000))
     until(lambda: fd.closed)
     assert fd.code == 1013
+
+
+def test_one_connection_is_not_many(ends: Any) -> None:
+    both = ends()
+    both.client.write("this is not lost")
+    with pytest.raises(TypeError, match="one connection has write"):
+        ws.broadcast(both.server, "x")
+    assert both.server.read() == "this is not lost"

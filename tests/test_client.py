@@ -283,6 +283,7 @@ class TestConnect:
             (("127.0.0.1", 70000), {}, ValueError, "0 to 65535"),
             (("127.0.0.1", 1), {"header": {}}, TypeError, "there is no option header; see gws.client.Options"),
             (("127.0.0.1", 1), {"protocols": "chat"}, TypeError, "a sequence of str"),
+            (("127.0.0.1", 1), {"ssl": True}, TypeError, "ssl must be an ssl.SSLContext, not True"),
             (("127.0.0.1", 1), {"timeout": 0}, ValueError, "timeout must be a positive number, not 0"),
             (("127.0.0.1", 1), {"timeout": None}, ValueError, "timeout must be a positive number"),
             (("127.0.0.1", 1), {"max_header": -1}, ValueError, "max_header must be a positive number"),
@@ -570,6 +571,13 @@ class TestTls:
         assert it.read() == "x" * 100_000
         it.close()
 
+    def test_a_host_and_a_port_with_a_context_are_wss(self, serve, client, files):
+        server = serve({"message": echo}, ssl=files[0])
+        it = client().connect("localhost", server.port, ssl=sockethelper.client_context(files[1]))
+        it.write("x")
+        assert it.read() == "x"
+        assert "wss://localhost" in repr(it)
+
     def test_the_system_s_authorities_by_default(self, serve, client, files, monkeypatch):
         server = serve({"message": echo}, ssl=files[0])
         monkeypatch.setenv("SSL_CERT_FILE", files[1])
@@ -682,7 +690,7 @@ class TestRedirects:
     def test_from_ws_to_wss(self, serve, answering, client, tls_contexts):
         secure = serve(ssl=tls_contexts[0])
         port, _ = answering(redirect(f"https://localhost:{secure.port}/"))
-        it = client().connect("127.0.0.1", port, ssl=tls_contexts[1])
+        it = client().connect(f"ws://127.0.0.1:{port}", ssl=tls_contexts[1])
         assert it.fd.addr == ("localhost", secure.port)
 
     def test_from_ws_to_wss_of_whom_we_do_not_trust(self, serve, answering, client, tls_contexts):
