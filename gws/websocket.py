@@ -446,8 +446,8 @@ def broadcast(fds: Iterable[WebSocket], message: Message | bytearray | memoryvie
 
     Who is closed is passed over; a peer for which more than `max_pending` bytes would wait is closed, 1013.
     """
-    if isinstance(fds, WebSocket):  # whose iteration would take the peer's messages
-        raise TypeError("broadcast() sends to many: one connection has write()")  # type: ignore[unreachable]
+    if isinstance(fds, WebSocket):  # type: ignore[unreachable]  # its iteration would take what the peer has sent
+        raise TypeError("broadcast() sends to many: one connection has write()")
     first, payload = encode_message(message)
     plain = encode(payload, first & 0x0F)
     shared: dict[Any, bytes] = {}
