@@ -212,7 +212,7 @@ def error(*words: object) -> None:
 
 def services() -> list[Stat]:
     """Return a look at each service, the oldest first."""
-    return [stat(service) for address, service in _services.items() if address == service.address]
+    return [stat(service) for address, service in list(_services.items()) if address == service.address]
 
 
 def addresses() -> list[str]:
