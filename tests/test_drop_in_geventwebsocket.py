@@ -1313,7 +1313,9 @@ def test_channels():
     assert channels.channels == {"c": [here]}
 
 
-@pytest.mark.parametrize("message", ["{}", "[]", "[99]", "[3, 1]", "[2, 1, 2]", "[5, 1]", "[5]"])
+@pytest.mark.parametrize(
+    "message", ["{}", "[]", "[99]", "[3, 1]", "[2, 1, 2]", "[5, 1]", "[5]", '[1, [], ""]', '[1, "p", 5]']
+)
 def test_wamp_refuses_what_is_none(message):
     with pytest.raises(ValueError):
         WampProtocol(object()).on_message(message)

@@ -154,7 +154,7 @@ class WampProtocol(BaseProtocol):
             raise ValueError("a message is a list (WAMP 1)")
         kind, count = data[0], len(data)
         if kind == self.MSG_PREFIX and count == 3:
-            self.prefixes.add(data[1], data[2])
+            self.prefixes.add(_text(data[1]), _text(data[2]))
         elif kind == self.MSG_CALL and count >= 3:
             self.rpc_call(data)
         elif kind in (self.MSG_SUBSCRIBE, self.MSG_UNSUBSCRIBE, self.MSG_PUBLISH) and count >= 2:
@@ -189,5 +189,5 @@ class WampProtocol(BaseProtocol):
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"a URI and a call's id are strings, not {value!r} (WAMP 1)")
+        raise ValueError(f"a URI, a prefix and a call's id are strings, not {value!r} (WAMP 1)")
     return value
