@@ -325,9 +325,12 @@ class WebSocket(Goodbye):
 
     def _write_later(self, message: Message | bytearray | memoryview) -> None:
         """Write when there is room: however many greenlets write, they queue little more than `max_pending` bytes."""
+        # (In a loop: as often as others are faster, and calls of `write` within `write` would find the stack's end.)
         if self.deflate is not None:
             self.deflate.release()  # what it made of the message was not sent
-        self.stream.drain(left=_LITTLE)
+        stream = self.stream
+        while stream.pending > stream.bound:
+            stream.drain(left=min(_LITTLE, stream.bound))
         self.write(message)
 
     def ping(self, payload: Message = b"") -> None:

@@ -973,6 +973,17 @@ def test_however_many_write_to_a_slow_peer_little_more_than_max_pending_waits(
     gevent.joinall(writers, raise_error=True)
 
 
+@pytest.mark.parametrize("max_pending", [1, 1000, 64 * 1024])
+def test_a_thousand_writers_take_turns_however_little_may_wait(raw: Any, greenlets: Any, max_pending: int) -> None:
+    fd, peer = raw(max_pending=max_pending)
+    messages = [b"%06d" % number + bytes(3000) for number in range(1000)]  # more rounds than frames fit on a stack
+    writers = [greenlets(fd.write, message) for message in messages]
+    turns()
+    assert max_pending < fd.pending <= max_pending + 3010
+    assert sorted(peer.hear() for _ in messages) == [(FIN | BINARY, message) for message in messages]
+    gevent.joinall(writers, raise_error=True)
+
+
 def test_a_timeout_before_a_message_was_queued_leaves_nothing(raw: Any, greenlets: Any) -> None:
     fd, peer = raw(max_pending=1_000_000)
     large = bytes(2_000_000)
