@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -87,14 +87,13 @@ class _Exporter(Collector):
 
     def __init__(self) -> None:
         self.watched: dict[str, _Watched] = {}
-        self._number = 0
+        self._numbers = count(1)
 
     def add(self, server: Server, name: str | None, codes: frozenset[int]) -> None:
         if any(each.server is server for each in self.watched.values()):
             raise ValueError(f"{server!r} is watched already")
         if name is None:
-            self._number += 1
-            name = str(self._number)
+            name = next(number for number in map(str, self._numbers) if number not in self.watched)
         if name in self.watched:
             raise ValueError(f"there is a server {name!r} already")
         self.watched[name] = _Watched(server, codes)
@@ -210,10 +209,10 @@ class _Watched:
         families.opened.add_metric([name], opened)
         for family, value in zip(families.traffic, traffic):
             family.add_metric([name], value)
-        for label, count in closes.items():
-            families.closes.add_metric([name, label], count)
-        for label, count in refusals.items():
-            families.refusals.add_metric([name, label], count)
+        for label, times in closes.items():
+            families.closes.add_metric([name, label], times)
+        for label, times in refusals.items():
+            families.refusals.add_metric([name, label], times)
         families.pending.add_metric([name], sum(pending))
         families.slowest.add_metric([name], max(pending, default=0))
         latencies = [fd.latency for fd in fds if fd.latency is not None]
