@@ -331,7 +331,7 @@ class WebSocket(Goodbye):
         stream = self.stream
         while stream.pending > stream.bound:
             stream.drain(left=min(_LITTLE, stream.bound))
-        self.write(message)
+        WebSocket.write(self, message)  # what a subclass does with a message is done to this one already
 
     def ping(self, payload: Message = b"") -> None:
         """Send a Ping of at most 125 bytes; its answer comes to `on("pong")`.   Blocks while the peer is too slow."""

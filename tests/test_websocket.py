@@ -984,6 +984,21 @@ def test_a_thousand_writers_take_turns_however_little_may_wait(raw: Any, greenle
     gevent.joinall(writers, raise_error=True)
 
 
+def test_what_a_subclass_does_to_a_message_is_done_once_also_if_it_has_to_wait(pair: Any, greenlets: Any) -> None:
+    class Quoting(WebSocket):
+        def write(self, message: Any) -> None:
+            super().write(f"<{message}>")
+
+    stream, sock = pair(masked=True)
+    fd, peer = Quoting(stream, Owner(), Limits(max_pending=1000), server=True), Peer(sock, server=False)
+    fd.opened()
+    large = "x" * 500_000
+    writers = [greenlets(fd.write, message) for message in (large, "waits")]
+    turns()
+    assert [peer.hear()[1] for _ in writers] == [f"<{large}>".encode(), b"<waits>"]
+    fd.cut(1001, "the test is over")
+
+
 def test_a_timeout_before_a_message_was_queued_leaves_nothing(raw: Any, greenlets: Any) -> None:
     fd, peer = raw(max_pending=1_000_000)
     large = bytes(2_000_000)
