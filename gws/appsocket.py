@@ -179,8 +179,8 @@ class _Backlog:
     def lasts(self) -> bool:
         """Tell whether there is more of it, and time."""
         self._look()
-        waits = self._stream.unread if self._received < self._end else self._old and self._stream.buffered
-        return waits and self._is_time()
+        unread = self._received < self._end and self._stream.unread  # (what TLS opens is fewer bytes)
+        return (unread or (self._old and self._stream.buffered)) and self._is_time()
 
     def _look(self) -> None:
         if self._stream.received != self._received:

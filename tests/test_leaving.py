@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gevent
 import pytest
+import trustme
 from conftest import turns, until
 from gevent import socket, ssl
 from gevent.event import Event
@@ -148,6 +149,29 @@ def test_what_had_arrived_is_handed_over(serve_wsgi, leaving, hear):
     assert peer.hear_all_until_close() == [GOODBYE]
     agree(peer)
     assert app.got == ["first", "second", "third"]
+
+
+def test_what_had_arrived_in_one_record_of_tls_is_handed_over(serve_wsgi, leaving):
+    """The kernel counts what is sealed, which is more than comes of it."""
+    authority, app = trustme.CA(), App(HEARING["receive"])
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    served = serve_wsgi(app, ssl=server)
+    peer = served.dial()
+    peer.sock = client.wrap_socket(peer.sock, server_hostname="localhost")
+    peer.sock.sendall(request())
+    peer.head()
+    (handler,) = handlers(served.server)
+    peer.say(text("first"))
+    until(lambda: app.got)
+    peer.say(text("second"), text("third"))
+    until(lambda: handler.websocket.stream.unread)
+    leaving(served)
+    until(lambda: handler.websocket._backlog)
+    app.go.set()
+    assert peer.hear_all_until_close() == [text("first"), text("second"), text("third"), GOODBYE]
+    agree(peer)
 
 
 def test_what_there_is_no_time_for_is_left(serve_wsgi, leaving):
