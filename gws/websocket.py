@@ -453,15 +453,17 @@ def broadcast(fds: Iterable[WebSocket], message: Message | bytearray | memoryvie
         raise TypeError("broadcast() sends to many: one connection has write()")
     first, payload = encode_message(message)
     plain = encode(payload, first & 0x0F)
+    size = len(plain)
     shared: dict[Any, bytes] = {}
     for fd in fds:
         if fd.state != OPEN:
             continue
-        if fd.stream.pending + len(plain) > fd._limits.max_pending:
+        stream = fd.stream
+        if stream.pending + size > stream.bound:
             fd._overflow()
             continue
         frame = plain if fd.server and fd.deflate is None else fd._frame_of(first, payload, shared)
         try:
-            fd.stream.post(frame)
+            stream.post(frame)
         except OSError:
             continue  # it is ending: its reader will hear
