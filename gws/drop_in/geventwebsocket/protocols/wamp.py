@@ -15,6 +15,8 @@ from gws.drop_in.geventwebsocket.utils import get_version
 
 __all__ = ["Channels", "Prefixes", "RemoteProcedures", "WampProtocol", "export_rpc", "serialize"]
 
+_GENERIC = "http://TODO#generic"  # what gevent-websocket says on the wire, to the letter: clients may compare it
+
 
 def export_rpc(arg: Any = None) -> Any:
     """Mark a method as one that peers may call once its object is registered."""
@@ -184,7 +186,7 @@ class WampProtocol(BaseProtocol):
 
     def _get_exception_info(self, error: Exception) -> list[str]:
         """Return the error's URI, its kind, and its text."""
-        return ["http://TODO#generic", str(type(error)), str(error)]
+        return [_GENERIC, str(type(error)), str(error)]
 
 
 def _text(value: Any) -> str:
